@@ -1,0 +1,444 @@
+"""One-to-one matching of a catalogue with the truth, and both score protocols, on plain arrays.
+
+'physical': a detection is right when it lies within half a beam (FWHM) of a source and within half
+its line's FWHM (at least one channel); one detection for one source (Hungarian assignment).
+
+'deepfocus' (paper section 5.1): 2D IoU >= 0.6, centres within 3 pixels and 1D IoU >= 0.6, with the
+boxes of truth and catalogue drawn by one function, `draw_boxes`; counted one to one and, beside it,
+with the paper's lenient counting.
+
+Which lines go with which (physical):
+
+========  ===================  ==========================================================
+truth     detection            match
+========  ===================  ==========================================================
+line      line                 on position and channel
+line      none                 no (mode 'continuum': on position)
+none      none                 on position
+none      line                 on position, after the detections without a line; flagged
+========  ===================  ==========================================================
+
+In mode 'line' sources without a line are no part of the truth: a line claimed there is false. In mode
+'continuum' channels are ignored; sources without continuum are not asked for, but their line does
+show in the mean image, so a detection on them counts neither as found nor as false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment, minimize
+
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, shape_to_covariance
+from casa_deepfocus.core.preprocessing import BOX_LEVEL, TARGET_SMOOTHING
+from casa_deepfocus.errors import ParameterError
+
+MATCH_RADIUS = 0.5
+"""Largest separation of a match [beam FWHM]."""
+
+MATCH_LINE = 0.5
+"""Largest spectral separation of a match [FWHM of the true line], never below one channel."""
+
+MIN_IOU = 0.6
+"""The paper's threshold on 2D and on 1D intersection over union."""
+
+MAX_CENTRE_DISTANCE = 3.0
+"""The paper's largest distance between the centres of two boxes [pixel]."""
+
+SNR_EDGES = (0.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, np.inf)
+"""Bins of matched-filter SNR in which completeness is reported."""
+
+BLEND_EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+"""Bins of the separation of two sources [beam FWHM] in which blends are reported."""
+
+MODES = ("line", "continuum", "both")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Sources of one or many fields; NaN where a value is not known. Make them with `Sources.build`.
+
+    Attributes
+    ----------
+    x, y : (n,) float64 [pixel]
+    beam : (n,) float64 [pixel], geometric-mean FWHM of the beam of the source's field
+    field : (n,) int64, which cube the source belongs to
+    chan : (n,) float64 [channel], NaN for a source without a line
+    line_fwhm : (n,) float64 [channel]
+    fwhm_maj, fwhm_min : (n,) float64 [pixel], deconvolved
+    pa : (n,) float64 [deg]
+    line_flux, continuum : (n,) float64, any unit as long as truth and catalogue share it
+    snr : (n,) float64, matched filter
+    errors : dict of (n,) float64, by the names above
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    beam: NDArray[np.float64]
+    field: NDArray[np.int64]
+    chan: NDArray[np.float64]
+    line_fwhm: NDArray[np.float64]
+    fwhm_maj: NDArray[np.float64]
+    fwhm_min: NDArray[np.float64]
+    pa: NDArray[np.float64]
+    line_flux: NDArray[np.float64]
+    continuum: NDArray[np.float64]
+    snr: NDArray[np.float64]
+    errors: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        x: ArrayLike,
+        y: ArrayLike,
+        beam: ArrayLike,
+        errors: dict[str, ArrayLike] | None = None,
+        **columns: ArrayLike,
+    ) -> Sources:
+        """Sources from columns; scalars are repeated, columns that are not given are NaN (`field`: 0)."""
+        x = np.atleast_1d(np.asarray(x, dtype=float))
+        values: dict[str, Any] = {"x": x, "y": y, "beam": beam, "field": 0, **columns}
+        full = {}
+        for item in fields(cls):
+            if item.name != "errors":
+                kind = np.int64 if item.name == "field" else float
+                full[item.name] = np.broadcast_to(np.asarray(values.pop(item.name, np.nan), dtype=kind), x.shape).copy()
+        if values:
+            raise ParameterError("columns", sorted(values), "not columns of Sources", f"Use {sorted(full)}")
+        sigma = {k: np.broadcast_to(np.asarray(v, dtype=float), x.shape).copy() for k, v in (errors or {}).items()}
+        return cls(**full, errors=sigma)
+
+    def __len__(self) -> int:
+        return self.x.size
+
+    @property
+    def has_line(self) -> NDArray[np.bool_]:
+        """(n,) bool: the source has a line."""
+        return np.isfinite(self.chan)
+
+    def take(self, index: NDArray) -> Sources:
+        """The sources of an index or mask."""
+        columns = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "errors"}
+        return replace(self, **columns, errors={k: v[index] for k, v in self.errors.items()})
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Who is whom.
+
+    Attributes
+    ----------
+    pairs : (m, 2) int64, indices into truth and catalogue
+    missed : (k,) int64, indices into the truth
+    false_positives : (f,) int64, indices into the catalogue; holds the duplicates and the misplaced
+    duplicates : (d,) int64, false positives that would match a source that another detection has
+    misplaced : (p,) int64, false positives within the radius of a source that nobody found
+    tolerated : (t,) int64, detections of sources that were not asked for (mode 'continuum')
+    line_claimed : (m,) bool, pairs in which the detection has a line and the source has none
+    """
+
+    pairs: NDArray[np.int64]
+    missed: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+    duplicates: NDArray[np.int64]
+    misplaced: NDArray[np.int64]
+    tolerated: NDArray[np.int64]
+    line_claimed: NDArray[np.bool_]
+
+
+def _assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    # As many allowed (finite) pairs as possible, and among those the cheapest.
+    allowed = np.isfinite(cost)
+    if not allowed.any():
+        return np.empty((0, 2), dtype=np.int64)
+    forbidden = (cost[allowed].max() + 1.0) * (min(cost.shape) + 1)
+    rows, cols = linear_sum_assignment(np.where(allowed, cost, forbidden))
+    keep = allowed[rows, cols]
+    return np.stack([rows[keep], cols[keep]], axis=1).astype(np.int64)
+
+
+def _by_field(truth: Sources, found: Sources) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    for number in np.union1d(truth.field, found.field):
+        yield np.flatnonzero(truth.field == number), np.flatnonzero(found.field == number)
+
+
+def separations(truth: Sources, found: Sources) -> NDArray[np.float64]:
+    """(n_truth, n_found) distances on the sky [beam FWHM of the truth], fields ignored."""
+    distance = np.hypot(truth.x[:, None] - found.x[None, :], truth.y[:, None] - found.y[None, :])
+    return distance / truth.beam[:, None]
+
+
+def _physical_cost(truth: Sources, found: Sources, mode: str) -> tuple[NDArray, NDArray]:
+    # (n_truth, n_found): normalised squared distance, inf where no match is allowed; and near on the sky.
+    apart = separations(truth, found) / MATCH_RADIUS
+    near = apart <= 1.0
+    cost = np.where(near, apart**2, np.inf)
+    if mode == "continuum":
+        return cost, near
+    tolerance = np.fmax(MATCH_LINE * truth.line_fwhm, 1.0)[:, None]
+    with np.errstate(invalid="ignore"):
+        dchan = np.abs(truth.chan[:, None] - found.chan[None, :]) / tolerance
+    line, claimed = truth.has_line[:, None], found.has_line[None, :]
+    cost = np.where(line & claimed, cost + np.where(dchan <= 1.0, dchan**2, np.inf), cost)
+    cost = np.where(line & ~claimed, np.inf, cost)
+    # A line that is not there costs more than any distance, yet less than a missed source.
+    return np.where(~line & claimed, cost + 4.0, cost), near
+
+
+def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matching:
+    """Match a catalogue with the truth by position and channel (module docstring).
+
+    Parameters
+    ----------
+    truth, found : Sources
+    mode : {'line', 'continuum', 'both'}, what the finder was asked for
+
+    Raises
+    ------
+    ParameterError
+        When `mode` is none of these.
+    """
+    if mode not in MODES:
+        raise ParameterError("mode", mode, "unknown", f"Use one of {MODES}")
+    pairs, missed, tolerated, duplicates, misplaced = [], [], [], [], []
+    for t_all, f_index in _by_field(truth, found):
+        t_index = t_all[truth.has_line[t_all]] if mode == "line" else t_all
+        cost, near = _physical_cost(truth.take(t_index), found.take(f_index), mode)
+        matched = _assign(cost)
+        alone = np.ones(len(f_index), dtype=bool)
+        alone[matched[:, 1]] = False
+        unfound = np.ones(len(t_index), dtype=bool)
+        unfound[matched[:, 0]] = False
+        double = alone & np.isfinite(cost[~unfound]).any(axis=0)
+        duplicates.append(f_index[double])
+        misplaced.append(f_index[alone & ~double & near[unfound].any(axis=0)])
+        asked = np.ones(len(t_index), dtype=bool)
+        if mode == "continuum":
+            asked = ~(truth.continuum[t_index] == 0.0)
+        wanted = asked[matched[:, 0]]
+        tolerated.append(f_index[matched[~wanted, 1]])
+        missed.append(t_index[unfound & asked])
+        pairs.append(np.stack([t_index[matched[wanted, 0]], f_index[matched[wanted, 1]]], axis=1))
+    pair = np.concatenate([*pairs, np.empty((0, 2), dtype=np.int64)])
+    free = _joined(tolerated)
+    used = np.concatenate([pair[:, 1], free])
+    claimed = found.has_line[pair[:, 1]] & ~truth.has_line[pair[:, 0]] & (mode == "both")
+    return Matching(
+        pairs=pair,
+        missed=_joined(missed),
+        false_positives=np.setdiff1d(np.arange(len(found)), used),
+        duplicates=_joined(duplicates),
+        misplaced=_joined(misplaced),
+        tolerated=free,
+        line_claimed=claimed,
+    )
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.sort(np.concatenate([*parts, np.empty(0, dtype=np.int64)]))
+
+
+def draw_boxes(sources: Sources) -> NDArray[np.int64]:
+    """Boxes around the sources' drawn Gaussians: the same rule for truth and catalogue.
+
+    The Gaussian has peak 1 and FWHM^2 = intrinsic FWHM^2 + (TARGET_SMOOTHING beam)^2; the box bounds the
+    pixels where it exceeds BOX_LEVEL. A size that is not known is taken as unresolved.
+
+    Parameters
+    ----------
+    sources : Sources
+
+    Returns
+    -------
+    (n, 4) int64 [pixel] : x0, y0, x1, y1, inclusive; not cut at the image's edge
+    """
+    smooth = (TARGET_SMOOTHING * sources.beam / FWHM_PER_SIGMA) ** 2
+    major, minor = np.nan_to_num(sources.fwhm_maj), np.nan_to_num(sources.fwhm_min)
+    covariance = shape_to_covariance(major, minor, np.nan_to_num(sources.pa))
+    boxes = np.empty((len(sources), 4), dtype=np.int64)
+    for index, (x, y, extra) in enumerate(zip(sources.x, sources.y, smooth, strict=True)):
+        sxx, syy, sxy = covariance[index] + (extra, extra, 0.0)
+        boxes[index, 0], boxes[index, 2] = _extent(x, y, sxx, syy, sxy)
+        boxes[index, 1], boxes[index, 3] = _extent(y, x, syy, sxx, sxy)
+    return boxes
+
+
+def _extent(u: float, v: float, suu: float, svv: float, suv: float) -> tuple[int, int]:
+    # First and last integer u with a pixel (u, v) inside the contour; at least the nearest pixel.
+    limit = -2.0 * np.log(BOX_LEVEL)
+    half = np.sqrt(limit * suu)
+    grid = np.arange(np.floor(u - half), np.ceil(u + half) + 1.0)
+    ridge = v + suv / suu * (grid - u)
+    chi2 = (grid - u) ** 2 / suu + (np.rint(ridge) - ridge) ** 2 / (svv - suv**2 / suu)
+    inside = grid[chi2 < limit]
+    return (int(inside[0]), int(inside[-1])) if inside.size else (int(np.rint(u)), int(np.rint(u)))
+
+
+def channel_ranges(sources: Sources, nchan: int) -> NDArray[np.int64]:
+    """(n, 2) first and last channel, inclusive: chan +- line FWHM, the whole band for no line."""
+    width = np.nan_to_num(sources.line_fwhm)
+    centre = np.nan_to_num(sources.chan)
+    spans = np.rint(np.stack([centre - width, centre + width], axis=1)).astype(np.int64)
+    spans[~sources.has_line] = (0, nchan - 1)
+    return np.clip(spans, 0, nchan - 1)
+
+
+def box_iou(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union of inclusive boxes.
+
+    Parameters
+    ----------
+    first, second : (n, 2 d) and (m, 2 d) int, the d lower edges, then the d upper edges
+
+    Returns
+    -------
+    (n, m) float64 in [0, 1]
+    """
+    dim = first.shape[1] // 2
+    low = np.maximum(first[:, None, :dim], second[None, :, :dim])
+    high = np.minimum(first[:, None, dim:], second[None, :, dim:])
+    both = np.prod(np.maximum(high - low + 1, 0), axis=-1).astype(float)
+    size1 = np.prod(first[:, dim:] - first[:, :dim] + 1, axis=-1)
+    size2 = np.prod(second[:, dim:] - second[:, :dim] + 1, axis=-1)
+    return both / (size1[:, None] + size2[None, :] - both)
+
+
+def score_deepfocus(truth: Sources, found: Sources, nchan: int) -> dict[str, float]:
+    """The paper's score, one to one and with its lenient counting.
+
+    Parameters
+    ----------
+    truth, found : Sources
+    nchan : int, channels of the cubes
+
+    Returns
+    -------
+    dict : n_truth, n_found, true_positives, false_positives, recall, precision, mean_iou (2D, of the one
+        to one pairs), and true_positives_lenient (sources that any detection passes),
+        false_positives_lenient (per field max(0, n_found - n_truth)), recall_lenient, precision_lenient
+    """
+    hits = lenient = lenient_false = 0
+    ious: list[NDArray] = []
+    for t_index, f_index in _by_field(truth, found):
+        here, there = truth.take(t_index), found.take(f_index)
+        flat = box_iou(draw_boxes(here), draw_boxes(there))
+        spectral = box_iou(channel_ranges(here, nchan), channel_ranges(there, nchan))
+        distance = np.hypot(here.x[:, None] - there.x, here.y[:, None] - there.y)
+        passes = (flat >= MIN_IOU) & (spectral >= MIN_IOU) & (distance <= MAX_CENTRE_DISTANCE)
+        pairs = _assign(np.where(passes, 1.0 - flat, np.inf))
+        hits += len(pairs)
+        ious.append(flat[pairs[:, 0], pairs[:, 1]])
+        lenient += int(passes.any(axis=1).sum())
+        lenient_false += max(0, len(f_index) - len(t_index))
+    return {
+        "n_truth": len(truth),
+        "n_found": len(found),
+        "true_positives": hits,
+        "false_positives": len(found) - hits,
+        "recall": _ratio(hits, len(truth)),
+        "precision": _ratio(hits, len(found)),
+        "mean_iou": float(np.mean(np.concatenate(ious))) if hits else float("nan"),
+        "true_positives_lenient": lenient,
+        "false_positives_lenient": lenient_false,
+        "recall_lenient": _ratio(lenient, len(truth)),
+        "precision_lenient": _ratio(lenient, lenient + lenient_false),
+    }
+
+
+def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[str, Any]:
+    """Completeness, purity and blends of a matching.
+
+    Parameters
+    ----------
+    truth, found : Sources
+    matching : Matching, of these two
+
+    Returns
+    -------
+    dict : n_truth (asked for), n_found (without the tolerated), true_positives, false_positives, duplicates,
+        misplaced, false_lines, recall, recall_snr5 (matched-filter SNR >= 5), precision, snr50,
+        completeness (per SNR bin: low, high, n, found), blends (per separation bin: low, high, n pairs with
+        both SNR >= 5, both found, one found)
+    """
+    hit = np.zeros(len(truth), dtype=bool)
+    hit[matching.pairs[:, 0]] = True
+    asked = hit.copy()
+    asked[matching.missed] = True
+    bright = asked & (truth.snr >= 5.0)
+    n_found = len(found) - len(matching.tolerated)
+    bins = []
+    for low, high in pairwise(SNR_EDGES):
+        inside = asked & (truth.snr >= low) & (truth.snr < high)
+        bins.append({"low": low, "high": high, "n": int(inside.sum()), "found": int((inside & hit).sum())})
+    return {
+        "n_truth": int(asked.sum()),
+        "n_found": n_found,
+        "true_positives": len(matching.pairs),
+        "false_positives": len(matching.false_positives),
+        "duplicates": len(matching.duplicates),
+        "misplaced": len(matching.misplaced),
+        "false_lines": int(matching.line_claimed.sum()),
+        "recall": _ratio(int(hit.sum()), int(asked.sum())),
+        "recall_snr5": _ratio(int((hit & bright).sum()), int(bright.sum())),
+        "precision": _ratio(len(matching.pairs), n_found),
+        "snr50": snr_at_half(truth.snr[asked], hit[asked]),
+        "completeness": bins,
+        "blends": _blends(truth, hit, bright),
+    }
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _blends(truth: Sources, hit: NDArray[np.bool_], bright: NDArray[np.bool_]) -> list[dict[str, float]]:
+    apart: list[NDArray] = [np.empty(0)]
+    count: list[NDArray] = [np.empty(0, dtype=int)]
+    for number in np.unique(truth.field):
+        index = np.flatnonzero((truth.field == number) & bright)
+        here = truth.take(index)
+        first, second = np.triu_indices(len(index), 1)
+        apart.append(separations(here, here)[first, second])
+        count.append(hit[index][first].astype(int) + hit[index][second])
+    separation, found = np.concatenate(apart), np.concatenate(count)
+    rows = []
+    for low, high in pairwise(BLEND_EDGES):
+        inside = (separation >= low) & (separation < high)
+        both, one = int((found[inside] == 2).sum()), int((found[inside] == 1).sum())
+        rows.append({"low": low, "high": high, "n": int(inside.sum()), "both": both, "one": one})
+    return rows
+
+
+def snr_at_half(snr: NDArray[np.float64], hit: NDArray[np.bool_]) -> float:
+    """SNR at 50 % completeness: maximum-likelihood logistic curve in log SNR.
+
+    Parameters
+    ----------
+    snr : (n,) float64
+    hit : (n,) bool, the source was found
+
+    Returns
+    -------
+    float : NaN when all or none were found, or when the brighter ones were not found more often
+    """
+    good = np.isfinite(snr) & (snr > 0.0)
+    s, h = np.log(snr[good]), hit[good]
+    if h.size == 0 or h.all() or not h.any():
+        return float("nan")
+
+    def loss(p: NDArray) -> float:
+        # The slope is held below 30 by a weak prior: two separated groups would make it infinite.
+        z = p[1] * (s - p[0])
+        return float(np.logaddexp(0.0, np.where(h, -z, z)).sum() + 0.5 * (p[1] / 30.0) ** 2)
+
+    middle = 0.5 * (np.median(s[h]) + np.median(s[~h]))
+    best = minimize(loss, np.array([middle, 3.0]), method="Nelder-Mead", options={"maxiter": 2000})
+    if best.x[1] <= 0.0 or not s.min() - 1.0 <= best.x[0] <= s.max() + 1.0:
+        return float("nan")
+    return float(np.exp(best.x[0]))
