@@ -1,0 +1,1 @@
+"""Everything that touches CASA; the rest of the package is importable without it."""
