@@ -1,0 +1,288 @@
+"""Where in the sky: detection maps and the blobs that Blobs Finder draws on them (paper 4.4 i, steps 1-4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from skimage.measure import regionprops
+from skimage.segmentation import watershed
+
+from casa_deepfocus.core.boxes import Box
+from casa_deepfocus.core.noise import inverse_variance, robust_rms
+from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, blobs_finder_input
+from casa_deepfocus.core.tiling import apply_tiled, resample
+
+
+@dataclass(frozen=True)
+class DetectionMap:
+    """A dirty image in units of its noise.
+
+    Attributes
+    ----------
+    image : (ny, nx) float32 [sigma]; NaN where masked
+    chan0, chan1 : int, first and last channel that went into it
+    kind : str, 'integrated' (everything) or 'line' (continuum subtracted, a window of channels)
+    """
+
+    image: NDArray[np.float32]
+    chan0: int
+    chan1: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A source candidate on the sky.
+
+    Attributes
+    ----------
+    x, y : float [pixel], photometric barycentre of the blob's core
+    box : Box [pixel], inclusive
+    probability : float, highest value of Blobs Finder's map inside
+    snr : float [sigma], highest value of the detection map inside
+    map_index : int, which detection map it was found on
+    weights : (ny of the box, nx of the box) float32, Blobs Finder's map inside the box (other blobs 0)
+    """
+
+    x: float
+    y: float
+    box: Box
+    probability: float
+    snr: float
+    map_index: int
+    weights: NDArray[np.float32]
+
+
+def integrated_map(data: NDArray[np.float32], sigma: NDArray, channels: NDArray | None = None) -> DetectionMap:
+    """The integrated dirty image (1): the noise-weighted mean over channels, in units of its noise.
+
+    Parameters
+    ----------
+    data : (nchan, ny, nx) float32 [Jy/beam]
+    sigma : (nchan,) [Jy/beam]; NaN for flagged channels
+    channels : (nchan,) bool, those to use; default all
+
+    Returns
+    -------
+    DetectionMap
+    """
+    weights = inverse_variance(sigma)
+    if channels is not None and channels.any():
+        weights = np.where(channels, weights, 0.0)
+    scale = 1.0 / np.sqrt(weights.sum())
+    image = np.tensordot((weights * scale).astype(np.float32), np.nan_to_num(data), axes=1)
+    rms = robust_rms(image)
+    if rms > 1.0:
+        image /= np.float32(rms)
+    image[~np.isfinite(data).any(axis=0)] = np.nan
+    used = np.flatnonzero(weights)
+    return DetectionMap(image, int(used[0]), int(used[-1]), "integrated")
+
+
+def window_widths(nchan: int) -> list[int]:
+    """Widths of the spectral windows [chan]: 1, 2, 3, 4, 6, 8, 12 ... up to half the band."""
+    widths = [1]
+    step = 2
+    while step <= max(nchan // 2, 1):
+        widths += [step] if step < 4 else [step, step + step // 2]
+        step = step + 1 if step < 4 else 2 * step
+    return [w for w in widths if w <= max(nchan // 2, 1)]
+
+
+class LineSearch:
+    """Sums of a line cube over every window of channels, in units of their noise.
+
+    Parameters
+    ----------
+    line : (nchan, ny, nx) float32 [Jy/beam], continuum subtracted
+    sigma : (nchan,) [Jy/beam]; NaN for flagged channels
+    """
+
+    def __init__(self, line: NDArray[np.float32], sigma: NDArray) -> None:
+        weights = inverse_variance(sigma)
+        self._weights = np.concatenate([[0.0], np.cumsum(weights)])
+        self._sums = np.zeros((line.shape[0] + 1, *line.shape[1:]), dtype=np.float32)
+        reference = np.sqrt(weights.max())
+        for chan in range(line.shape[0]):
+            np.nan_to_num(line[chan] * np.float32(weights[chan] / reference), out=self._sums[chan + 1])
+            self._sums[chan + 1] += self._sums[chan]
+        self._reference = reference
+        self.blank = ~np.isfinite(line).any(axis=0)
+        self.nchan = line.shape[0]
+        self.scale = {width: self._width_scale(width) for width in window_widths(self.nchan)}
+
+    def _raw(self, chan0: int, chan1: int) -> NDArray[np.float32]:
+        total = self._weights[chan1 + 1] - self._weights[chan0]
+        if total <= 0:
+            return np.zeros(self._sums.shape[1:], dtype=np.float32)
+        return (self._sums[chan1 + 1] - self._sums[chan0]) * np.float32(self._reference / np.sqrt(total))
+
+    def _width_scale(self, width: int) -> float:
+        # Channels of real data are correlated: what a sum of `width` of them really scatters by.
+        starts = range(0, self.nchan - width + 1, max(width, (self.nchan - width) // 12 + 1))
+        rms = [robust_rms(self._raw(start, start + width - 1)) for start in starts]
+        rms = [value for value in rms if np.isfinite(value)]
+        return max(1.0, float(np.median(rms))) if rms else 1.0
+
+    def window(self, chan0: int, chan1: int) -> NDArray[np.float32]:
+        """(ny, nx) float32 [sigma] : the sum over channels chan0..chan1, in units of its noise."""
+        width = chan1 - chan0 + 1
+        known = np.array(sorted(self.scale))
+        return self._raw(chan0, chan1) / np.float32(self.scale[int(known[np.argmin(np.abs(known - width))])])
+
+    def windows(self) -> list[tuple[int, int]]:
+        """All windows (chan0, chan1): each width, moved by a quarter of itself."""
+        found = []
+        for width in self.scale:
+            last = self.nchan - width
+            starts = [*range(0, last, max(1, width // 4)), last]
+            found += [(start, start + width - 1) for start in starts]
+        return found
+
+    def maximum(self) -> tuple[NDArray[np.float32], NDArray[np.int32], list[tuple[int, int]]]:
+        """Highest value over all windows of each pixel, the index of its window, and the windows."""
+        windows = self.windows()
+        best = np.full(self._sums.shape[1:], -np.inf, dtype=np.float32)
+        index = np.zeros(best.shape, dtype=np.int32)
+        for number, (chan0, chan1) in enumerate(windows):
+            plane = self.window(chan0, chan1)
+            better = plane > best
+            best[better] = plane[better]
+            index[better] = number
+        return best, index, windows
+
+
+def line_maps(
+    search: LineSearch, *, threshold: float, beam_pixels: float, most: int = 64
+) -> list[DetectionMap]:
+    """Line maps worth looking at: the best window of every local maximum of the search.
+
+    Parameters
+    ----------
+    search : LineSearch
+    threshold : float [sigma], of a local maximum
+    beam_pixels : float [pixel], beam FWHM
+    most : int, the brightest maxima are looked at first, and no more than these
+
+    Returns
+    -------
+    list of DetectionMap, brightest first, without repeats
+    """
+    best, index, windows = search.maximum()
+    best[search.blank] = -np.inf
+    peaks = peak_local_max(
+        np.nan_to_num(best, neginf=0.0), min_distance=max(1, round(0.5 * beam_pixels)), threshold_abs=threshold,
+        exclude_border=False,
+    )
+    chosen: list[tuple[int, int]] = []
+    for row, column in peaks[:most]:
+        window = windows[index[row, column]]
+        if window not in chosen:
+            chosen.append(window)
+    maps = []
+    for chan0, chan1 in chosen:
+        image = search.window(chan0, chan1)
+        image[search.blank] = np.nan
+        maps.append(DetectionMap(image, chan0, chan1, "line"))
+    return maps
+
+
+def probability_map(
+    detection: DetectionMap, network: Callable[[NDArray], NDArray], beam_pixels: float
+) -> NDArray[np.float32]:
+    """Blobs Finder's map (3) of one detection map, on the map's working pixels.
+
+    Parameters
+    ----------
+    detection : DetectionMap, (ny, nx)
+    network : (1, 1, H, W) -> (1, 1, H, W), Blobs Finder
+    beam_pixels : float [pixel], beam FWHM
+
+    Returns
+    -------
+    (ceil(ny s), ceil(nx s)) float32 in [0, 1], s = PIXELS_PER_BEAM / beam_pixels
+    """
+    scale = PIXELS_PER_BEAM / beam_pixels
+    return apply_tiled(network, blobs_finder_input(resample(detection.image, scale)))
+
+
+def find_blobs(
+    probability: NDArray[np.float32],
+    detection: DetectionMap,
+    *,
+    map_index: int,
+    beam_pixels: float,
+    threshold: float,
+    floor: float = 0.15,
+) -> list[Blob]:
+    """Blobs (4): islands of the probability map, split where they hold several maxima.
+
+    Islands are bounded at `floor` (the paper's 0.15, for boxes and spectra) and kept when they rise
+    to `threshold`; the watershed of the map splits merged ones at their local maxima.
+
+    Parameters
+    ----------
+    probability : (H, W) float32, working pixels
+    detection : DetectionMap, the image that it was made from
+    map_index : int, stored in the blobs
+    beam_pixels : float [pixel]
+    threshold, floor : float in [0, 1]
+
+    Returns
+    -------
+    list of Blob in image pixels, brightest first
+    """
+    scale = PIXELS_PER_BEAM / beam_pixels
+    peaks = peak_local_max(probability, min_distance=1, threshold_abs=threshold, exclude_border=False)
+    if len(peaks) == 0:
+        return []
+    markers = np.zeros(probability.shape, dtype=np.int32)
+    for number, (row, column) in enumerate(peaks, start=1):
+        markers[row, column] = number
+    islands = watershed(-probability, markers, mask=probability > min(floor, threshold))
+    image = np.nan_to_num(detection.image)
+    blobs = []
+    for region in regionprops(islands, intensity_image=probability):
+        row, column = peaks[region.label - 1]
+        y, x = _barycentre(probability, islands == region.label, int(row), int(column))
+        y, x = y / scale, x / scale
+        top, left, bottom, right = region.bbox
+        box = Box(
+            max(0, int(np.floor((left - 0.5) / scale))),
+            max(0, int(np.floor((top - 0.5) / scale))),
+            min(image.shape[1] - 1, int(np.ceil((right - 0.5) / scale))),
+            min(image.shape[0] - 1, int(np.ceil((bottom - 0.5) / scale))),
+        )
+        near_y, near_x = (int(np.clip(round(v), 0, n - 1)) for v, n in zip((y, x), image.shape, strict=True))
+        reach = max(1, round(0.25 * beam_pixels))
+        around = image[max(0, near_y - reach) : near_y + reach + 1, max(0, near_x - reach) : near_x + reach + 1]
+        if not np.isfinite(detection.image[near_y, near_x]):
+            continue
+        weights = _box_weights(np.where(islands == region.label, probability, 0.0), box, scale)
+        blobs.append(Blob(x, y, box, float(probability[row, column]), float(around.max()), map_index, weights))
+    return sorted(blobs, key=lambda blob: -blob.snr)
+
+
+def _barycentre(
+    probability: NDArray[np.float32], member: NDArray[np.bool_], row: int, column: int
+) -> tuple[float, float]:
+    """Weighted centre (y, x) of the 3 x 3 core around a maximum: sub-pixel, and blind to far skirts."""
+    rows = slice(max(row - 1, 0), row + 2)
+    columns = slice(max(column - 1, 0), column + 2)
+    core = np.where(member[rows, columns], probability[rows, columns], 0.0).astype(float)
+    core = np.maximum(core - 0.5 * core.max(), 0.0)
+    ys, xs = np.mgrid[rows.start : rows.start + core.shape[0], columns.start : columns.start + core.shape[1]]
+    return float((core * ys).sum() / core.sum()), float((core * xs).sum() / core.sum())
+
+
+def _box_weights(probability: NDArray, box: Box, scale: float) -> NDArray[np.float32]:
+    """The probability map resampled to the image pixels of a box."""
+    ys = (np.arange(box.y0, box.y1 + 1) * scale)[:, None]
+    xs = (np.arange(box.x0, box.x1 + 1) * scale)[None, :]
+    grid = np.stack(np.broadcast_arrays(ys, xs))
+    return ndimage.map_coordinates(probability.astype(np.float32), grid, order=1, mode="nearest")

@@ -1,0 +1,434 @@
+"""The visibility-space likelihood at image cost: all sources fitted jointly on the dirty cube.
+
+At natural weighting the likelihood of the visibilities is, up to a constant,
+
+    ln L = sum_c [ m_c . d_c - m_c . (PSF_c (x) m_c) / 2 ] / sigma_c^2,
+
+with m the primary-beam-weighted model [Jy/pixel] and d the dirty image [Jy/beam]. Sources are
+Gaussians on the sky times (Gaussian line + linear continuum) in frequency, so everything that a
+Gauss-Newton step needs comes from small stamps: the derivative images of the source, their
+products with the residual of each channel, and their products through the PSF. The residual
+itself is made anew, exactly and over the whole field, between the sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape
+from casa_deepfocus.core.noise import inverse_variance
+from casa_deepfocus.core.psf import Imager, gaussian_transform
+
+NAMES = ("x", "y", "sxx", "syy", "sxy", "chan", "lnw", "amp", "cont", "slope")
+"""Parameters of a component, in the order of its vectors."""
+
+_SPATIAL = {"x": 1, "y": 2, "sxx": 3, "syy": 4, "sxy": 5}
+
+
+@dataclass
+class Component:
+    """One source of the model. Fluxes are apparent: not corrected for the primary beam.
+
+    Attributes
+    ----------
+    x, y : float [pixel]
+    covariance : (3,) float64 [pixel^2] : sxx, syy, sxy, intrinsic (deconvolved); not forced positive
+    amp : float [Jy], line flux density at the line's peak, integrated over the sky
+    chan : float [chan], line centre
+    fwhm : float [chan], line FWHM
+    cont : float [Jy], continuum at the middle of the band
+    slope : float [Jy per channel]
+    has_line, has_cont, has_slope : bool, what is fitted
+    fit_shape : bool, whether the covariance is fitted or held
+    prior_covariance : (3,) [pixel^2] and its weight, for shapes that the data do not constrain
+    errors : dict, standard error of each fitted parameter (names of NAMES)
+    snr_line, snr_cont : float, matched-filter signal to noise of the two parts
+    """
+
+    x: float
+    y: float
+    covariance: NDArray[np.float64]
+    amp: float = 0.0
+    chan: float = 0.0
+    fwhm: float = 3.0
+    cont: float = 0.0
+    slope: float = 0.0
+    has_line: bool = True
+    has_cont: bool = False
+    has_slope: bool = False
+    fit_shape: bool = True
+    prior_covariance: NDArray[np.float64] | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    matrix: NDArray[np.float64] | None = None
+    snr_line: float = 0.0
+    snr_cont: float = 0.0
+    clean: NDArray | None = None
+    probability: float = 0.0
+    group: int = -1
+    flags: set[str] = field(default_factory=set)
+
+    def free(self) -> list[str]:
+        """Names of the parameters that are fitted."""
+        names = ["x", "y"] + (["sxx", "syy", "sxy"] if self.fit_shape else [])
+        names += ["chan", "lnw", "amp"] if self.has_line else []
+        names += ["cont"] if self.has_cont else []
+        return names + (["slope"] if self.has_slope else [])
+
+    def vector(self) -> NDArray[np.float64]:
+        """All parameters, in the order of NAMES."""
+        return np.array([self.x, self.y, *self.covariance, self.chan, np.log(self.fwhm), self.amp, self.cont, self.slope])
+
+    def set_vector(self, vector: NDArray) -> None:
+        """Take all parameters from a vector in the order of NAMES."""
+        self.x, self.y = float(vector[0]), float(vector[1])
+        self.covariance = np.array(vector[2:5], dtype=float)
+        self.chan, self.fwhm = float(vector[5]), float(np.exp(vector[6]))
+        self.amp, self.cont, self.slope = (float(value) for value in vector[7:10])
+
+    def spectrum(self, nchan: int) -> NDArray[np.float64]:
+        """(nchan,) [Jy] : apparent flux density of each channel."""
+        return _spectra(self.vector(), nchan, self.has_line)["total"]
+
+    def line_spectrum(self, nchan: int) -> NDArray[np.float64]:
+        """(nchan,) [Jy] : the line alone."""
+        return self.amp * _spectra(self.vector(), nchan, self.has_line)["amp"]
+
+
+def _spectra(vector: NDArray, nchan: int, has_line: bool) -> dict[str, NDArray[np.float64]]:
+    """Spectral factors: `total`, and the derivative of the total by each spectral parameter."""
+    chan, lnw, amp, cont, slope = vector[5:10]
+    t = np.arange(nchan) - 0.5 * (nchan - 1)
+    out = {"cont": np.ones(nchan), "slope": t}
+    total = cont + slope * t
+    if has_line:
+        width = np.exp(lnw) / FWHM_PER_SIGMA
+        z = (np.arange(nchan) - chan) / width
+        line = np.exp(-0.5 * z * z)
+        out |= {"amp": line, "chan": amp * line * z / width, "lnw": amp * line * z * z}
+        total = total + amp * line
+    return out | {"total": total}
+
+
+class _Stamp:
+    """The patch of sky that a group of components is fitted on, and the band-limited images on it."""
+
+    def __init__(self, components: Sequence[Component], shape: tuple[int, int], margin: int) -> None:
+        reach = [margin + int(np.ceil(2.0 * float(covariance_to_shape(c.covariance)[0]))) for c in components]
+        low_x = min(round(c.x) - r for c, r in zip(components, reach, strict=True))
+        low_y = min(round(c.y) - r for c, r in zip(components, reach, strict=True))
+        high_x = max(round(c.x) + r for c, r in zip(components, reach, strict=True))
+        high_y = max(round(c.y) + r for c, r in zip(components, reach, strict=True))
+        self.size = fft.next_fast_len(max(high_x - low_x, high_y - low_y) + 1, real=True)
+        self.size += self.size % 2
+        self.x0 = (low_x + high_x - self.size) // 2
+        self.y0 = (low_y + high_y - self.size) // 2
+        self.shape = shape
+        fy, fx = fft.fftfreq(self.size)[:, None], fft.rfftfreq(self.size)[None, :]
+        # The dirty image holds nothing above the longest baseline; a soft edge below Nyquist keeps
+        # the image of a point compact and changes no product with the data.
+        taper = [0.5 * (1 + np.cos(np.pi * np.clip((np.abs(f) - 0.3) / 0.2, 0, 1))) for f in (fy, fx)]
+        self._taper = taper[0] * taper[1]
+        self._factors = [1.0, -2j * np.pi * fx, -2j * np.pi * fy]
+        self._factors += [-2 * np.pi**2 * fx**2, -2 * np.pi**2 * fy**2, -4 * np.pi**2 * fx * fy]
+
+    def images(self, vector: NDArray) -> NDArray[np.float32]:
+        """(6, size, size) : a component's image of unit flux, and its derivatives by x, y, sxx, syy, sxy."""
+        base = self._taper * gaussian_transform(
+            (self.size, self.size), vector[0] - self.x0, vector[1] - self.y0, vector[2:5]
+        )
+        return fft.irfft2(np.stack([base * factor for factor in self._factors]), s=(self.size, self.size))
+
+    def cut(self, cube: NDArray) -> NDArray[np.float32]:
+        """(nchan, size, size) : the cube on the stamp; 0 outside the image and where it is NaN."""
+        ny, nx = self.shape
+        out = np.zeros((cube.shape[0], self.size, self.size), dtype=np.float32)
+        rows, columns = slice(max(self.y0, 0), min(self.y0 + self.size, ny)), slice(max(self.x0, 0), min(self.x0 + self.size, nx))
+        if rows.stop > rows.start and columns.stop > columns.start:
+            out[:, rows.start - self.y0 : rows.stop - self.y0, columns.start - self.x0 : columns.stop - self.x0] = (
+                np.nan_to_num(cube[:, rows, columns])
+            )
+        return out
+
+    def through_psf(self, images: NDArray, kernel: NDArray) -> NDArray:
+        """The PSF applied to images on the stamp; linear, through a grid of twice the size."""
+        double = (2 * self.size, 2 * self.size)
+        return fft.irfft2(fft.rfft2(images, s=double) * kernel, s=double)[..., : self.size, : self.size]
+
+
+class _Group:
+    """Gauss-Newton on one group of overlapping components, from an exact residual."""
+
+    def __init__(
+        self, components: Sequence[Component], residual: NDArray, imager: Imager, weights: NDArray, beam: NDArray
+    ) -> None:
+        self.components = list(components)
+        self.weights = weights
+        self.nchan = residual.shape[0]
+        self.beam_variance = 0.5 * float(beam[0] + beam[1])
+        margin = int(np.ceil(1.5 * np.sqrt(self.beam_variance) * FWHM_PER_SIGMA)) + 6
+        self.stamp = _Stamp(components, residual.shape[1:], margin)
+        self.residual = self.stamp.cut(residual).reshape(self.nchan, -1)
+        double = (2 * self.stamp.size, 2 * self.stamp.size)
+        kernel = np.fft.ifftshift(imager.stamp(self._reference_channel(), self.stamp.size))
+        self.kernel = fft.rfft2(kernel, s=double)
+        self.start = [c.vector() for c in components]
+        self.start_spectra = np.array([self._spectra(c, v)["total"] for c, v in zip(components, self.start, strict=True)])
+        images = np.stack([self.stamp.images(v)[0] for v in self.start])
+        self.start_images = images.reshape(len(components), -1)
+        self.start_dirty = self.stamp.through_psf(images, self.kernel).reshape(len(components), -1)
+
+    def _spectra(self, component: Component, vector: NDArray) -> dict[str, NDArray]:
+        return _spectra(vector, self.nchan, component.has_line)
+
+    def _reference_channel(self) -> int:
+        power = np.zeros(self.nchan)
+        for component in self.components:
+            power += self.weights * component.spectrum(self.nchan) ** 2
+        centre = (power * np.arange(self.nchan)).sum() / power.sum() if power.sum() > 0 else 0.5 * (self.nchan - 1)
+        return int(np.clip(round(centre), 0, self.nchan - 1))
+
+    def gain(self, vectors: Sequence[NDArray]) -> float:
+        """ln L of the parameters minus ln L of the start."""
+        images = np.stack([self.stamp.images(v)[0] for v in vectors])
+        flat = images.reshape(len(vectors), -1)
+        spectra = np.array([self._spectra(c, v)["total"] for c, v in zip(self.components, vectors, strict=True)])
+        change = np.concatenate([spectra, -self.start_spectra])
+        both = np.concatenate([flat, self.start_images])
+        linear = (change * (both @ self.residual.T)).sum(axis=0)
+        dirty = np.concatenate([self.stamp.through_psf(images, self.kernel).reshape(len(vectors), -1), self.start_dirty])
+        products = both @ dirty.T
+        quadratic = np.einsum("ic,ij,jc->c", change, products, change)
+        return float((self.weights * (linear - 0.5 * quadratic)).sum()) + self._prior(vectors)
+
+    def _prior(self, vectors: Sequence[NDArray]) -> float:
+        total = 0.0
+        for component, vector in zip(self.components, vectors, strict=True):
+            if component.prior_covariance is not None and component.fit_shape:
+                pull = (vector[2:5] - component.prior_covariance) / self.beam_variance
+                total -= 0.5 * float((pull**2).sum())
+        return total
+
+    def normal_equations(self, vectors: Sequence[NDArray]) -> tuple[NDArray, NDArray, list[tuple[int, str]]]:
+        """Gradient and Fisher matrix of ln L by the free parameters, and their (component, name)."""
+        images = np.stack([self.stamp.images(v) for v in vectors])  # component, field, y, x
+        ncomp = len(vectors)
+        flat = images.reshape(ncomp * 6, -1)
+        dirty = self.stamp.through_psf(images, self.kernel).reshape(ncomp * 6, -1)
+        products = flat @ dirty.T
+        products = 0.5 * (products + products.T)
+        spectra = [self._spectra(c, v) for c, v in zip(self.components, vectors, strict=True)]
+        totals = np.array([s["total"] for s in spectra])
+        seen = flat @ self.residual.T
+        seen += (flat @ self.start_dirty.T) @ self.start_spectra
+        seen -= products[:, ::6] @ totals
+        rows, index, names = [], [], []
+        for number, component in enumerate(self.components):
+            for name in component.free():
+                names.append((number, name))
+                index.append(6 * number + _SPATIAL.get(name, 0))
+                rows.append(spectra[number]["total"] if name in _SPATIAL else spectra[number][name])
+        factors = np.array(rows)
+        gradient = (self.weights * factors * seen[index]).sum(axis=1)
+        fisher = products[np.ix_(index, index)] * ((factors * self.weights) @ factors.T)
+        return gradient, fisher, names
+
+    def _with_prior(
+        self, gradient: NDArray, fisher: NDArray, names: list[tuple[int, str]], vectors: Sequence[NDArray]
+    ) -> tuple[NDArray, NDArray, list[tuple[int, str]]]:
+        gradient, fisher = gradient.copy(), fisher.copy()
+        for row, (number, name) in enumerate(names):
+            prior = self.components[number].prior_covariance
+            if prior is not None and name in ("sxx", "syy", "sxy"):
+                place = ("sxx", "syy", "sxy").index(name)
+                gradient[row] += (prior[place] - vectors[number][2 + place]) / self.beam_variance**2
+                fisher[row, row] += 1.0 / self.beam_variance**2
+        return gradient, fisher, names
+
+    def solve(self, iterations: int) -> bool:
+        """Levenberg-Marquardt steps from the start; the components take the result. True when they moved."""
+        vectors = [v.copy() for v in self.start]
+        best, damping, moved = 0.0, 1e-3, False
+        for _ in range(iterations):
+            gradient, fisher, names = self._with_prior(*self.normal_equations(vectors), vectors)
+            diagonal = np.diag(fisher).copy()
+            diagonal[diagonal <= 0] = 1.0
+            scale = 1.0 / np.sqrt(diagonal)
+            normal = fisher * scale[:, None] * scale[None, :]
+            accepted = False
+            for _ in range(6):
+                step = scale * np.linalg.lstsq(normal + damping * np.eye(len(names)), gradient * scale, rcond=1e-10)[0]
+                trial = self._limited(vectors, step, names)
+                value = self.gain(trial)
+                if np.isfinite(value) and value >= best - 1e-9:
+                    accepted = True
+                    break
+                damping = max(damping * 10.0, 1e-3)
+            if not accepted:
+                break
+            improvement, best, vectors, moved = value - best, value, trial, True
+            damping = max(damping * 0.2, 1e-6)
+            if improvement < 1e-3:
+                break
+        for component, vector in zip(self.components, vectors, strict=True):
+            component.set_vector(vector)
+        return moved
+
+    def _limited(self, vectors: Sequence[NDArray], step: NDArray, names: list[tuple[int, str]]) -> list[NDArray]:
+        """A step that stays physical: limited moves in position, channel, width and size."""
+        out = [v.copy() for v in vectors]
+        beam = np.sqrt(self.beam_variance)
+        for value, (number, name) in zip(step, names, strict=True):
+            place = NAMES.index(name)
+            if name in ("x", "y"):
+                value = np.clip(value, -0.5 * beam, 0.5 * beam)
+            elif name == "lnw":
+                value = np.clip(value, -0.5, 0.5)
+            elif name == "chan":
+                value = np.clip(value, *(np.array([-0.5, 0.5]) * np.exp(out[number][6])))
+            elif name in ("sxx", "syy", "sxy"):
+                value = np.clip(value, -self.beam_variance, 2.0 * self.beam_variance)
+            out[number][place] += value
+        for component, vector, start in zip(self.components, out, self.start, strict=True):
+            vector[0:2] = np.clip(vector[0:2], start[0:2] - 2.5 * beam, start[0:2] + 2.5 * beam)
+            vector[6] = np.clip(vector[6], np.log(0.5), np.log(2.0 * self.nchan))
+            vector[5] = np.clip(vector[5], -1.0, self.nchan)
+            if component.fit_shape:
+                vector[2:5] = _bounded_covariance(vector[2:5], self.beam_variance)
+        return out
+
+    def finish(self) -> None:
+        """Errors and signal to noise of the components, from the Fisher matrix at the solution."""
+        vectors = [c.vector() for c in self.components]
+        gradient, fisher, names = self.normal_equations(vectors)
+        _, fisher_prior, _ = self._with_prior(gradient, fisher, names, vectors)
+        covariance = np.linalg.pinv(fisher_prior, hermitian=True)
+        for number, component in enumerate(self.components):
+            rows = [row for row, (owner, _) in enumerate(names) if owner == number]
+            mine = [names[row][1] for row in rows]
+            component.matrix = np.zeros((len(NAMES), len(NAMES)))
+            places = [NAMES.index(name) for name in mine]
+            component.matrix[np.ix_(places, places)] = covariance[np.ix_(rows, rows)]
+            component.errors = {
+                name: float(np.sqrt(max(covariance[row, row], 0.0))) for name, row in zip(mine, rows, strict=True)
+            }
+            component.snr_line, component.snr_cont = 0.0, 0.0
+            for row, name in zip(rows, mine, strict=True):
+                if name == "amp":
+                    component.snr_line = component.amp * float(np.sqrt(max(fisher[row, row], 0.0)))
+                if name == "cont":
+                    component.snr_cont = component.cont * float(np.sqrt(max(fisher[row, row], 0.0)))
+
+
+def _bounded_covariance(covariance: NDArray, beam_variance: float) -> NDArray:
+    """Covariance with eigenvalues between -0.15 and 40 beam variances: unresolved stays unbiased, not wild."""
+    matrix = np.array([[covariance[0], covariance[2]], [covariance[2], covariance[1]]])
+    values, axes = np.linalg.eigh(matrix)
+    values = np.clip(values, -0.15 * beam_variance, 40.0 * beam_variance)
+    matrix = axes @ np.diag(values) @ axes.T
+    return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 1]])
+
+
+def groups_of(components: Sequence[Component], beam_fwhm: float, *, reach: float = 1.5, most: int = 6) -> list[list[int]]:
+    """Components that must be fitted together: chains of neighbours closer than `reach` beams plus sizes.
+
+    Parameters
+    ----------
+    components : sequence of Component
+    beam_fwhm : float [pixel]
+    reach : float [beam]
+    most : int, larger chains are cut: the outer sweeps join what is cut
+
+    Returns
+    -------
+    list of lists of indices
+    """
+    order = list(range(len(components)))
+    sizes = [float(covariance_to_shape(c.covariance)[0]) for c in components]
+    groups: list[list[int]] = []
+    for number in order:
+        joined: list[int] = [number]
+        rest = []
+        for group in groups:
+            close = any(
+                np.hypot(components[number].x - components[other].x, components[number].y - components[other].y)
+                < reach * beam_fwhm + 0.5 * (sizes[number] + sizes[other])
+                for other in group
+            )
+            if close and len(joined) + len(group) <= most:
+                joined = group + joined
+            else:
+                rest.append(group)
+        groups = [*rest, joined]
+    return groups
+
+
+class JointFit:
+    """Joint fit of all components on a dirty cube.
+
+    Parameters
+    ----------
+    data : (nchan, ny, nx) float32 [Jy/beam]
+    sigma : (nchan,) [Jy/beam]; NaN for flagged channels
+    imager : Imager, the PSFs
+    beam_covariance : (3,) [pixel^2]
+    """
+
+    def __init__(self, data: NDArray[np.float32], sigma: NDArray, imager: Imager, beam_covariance: NDArray) -> None:
+        self.data = data
+        self.weights = inverse_variance(sigma)
+        self.imager = imager
+        self.beam = np.asarray(beam_covariance, dtype=float)
+        self.beam_fwhm = float(FWHM_PER_SIGMA * (self.beam[0] * self.beam[1] - self.beam[2] ** 2) ** 0.25)
+        self.residual = data.copy()
+
+    def update_residual(self, components: Sequence[Component]) -> NDArray[np.float32]:
+        """Data minus the dirty image of all components, exact, over the whole field. (nchan, ny, nx)."""
+        np.copyto(self.residual, self.data)
+        if components:
+            transforms = np.stack([gaussian_transform(self.imager.grid, c.x, c.y, c.covariance) for c in components])
+            spectra = np.array([c.spectrum(self.data.shape[0]) for c in components])
+            peaks = np.max(np.abs(spectra) * np.sqrt(self.weights), axis=1, keepdims=True)
+            # A hundredth of a per cent of a source's own peak, and of the noise, is left out.
+            spectra = np.where(np.abs(spectra) * np.sqrt(self.weights) < np.minimum(1e-4 * peaks, 1e-2), 0.0, spectra)
+            self.imager.subtract(self.residual, transforms, spectra)
+        return self.residual
+
+    def fit(self, components: Sequence[Component], *, sweeps: int = 3, iterations: int = 10) -> None:
+        """Fit all components in place; the residual is up to date afterwards.
+
+        Parameters
+        ----------
+        components : sequence of Component, starting values in, solution and errors out
+        sweeps : int, exact residuals made at most
+        iterations : int, Levenberg-Marquardt steps of a group in a sweep
+        """
+        self.update_residual(components)
+        for sweep in range(sweeps):
+            before = [c.vector() for c in components]
+            for group in self._groups(components):
+                group.solve(iterations)
+            self.update_residual(components)
+            if sweep + 1 < sweeps and self._settled(components, before):
+                break
+        for group in self._groups(components):
+            group.finish()
+
+    def _groups(self, components: Sequence[Component]) -> Iterable[_Group]:
+        for indices in groups_of(components, self.beam_fwhm):
+            members = [components[index] for index in indices]
+            yield _Group(members, self.residual, self.imager, self.weights, self.beam)
+
+    def _settled(self, components: Sequence[Component], before: Sequence[NDArray]) -> bool:
+        for component, old in zip(components, before, strict=True):
+            new = component.vector()
+            if np.hypot(*(new[:2] - old[:2])) > 0.01 * self.beam_fwhm:
+                return False
+            size = max(abs(new[7]), abs(new[8]), 1e-30)
+            if abs(new[7] - old[7]) > 0.01 * size or abs(new[8] - old[8]) > 0.01 * size:
+                return False
+        return True

@@ -1,0 +1,72 @@
+"""The noise of a dirty cube, channel by channel, measured on the cube itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casa_deepfocus.errors import DataError
+
+MAD_TO_SIGMA = 1.4826022185056018
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
+
+def robust_rms(values: NDArray, *, clip: float = 4.0, iterations: int = 3) -> float:
+    """Rms of noise that has zero mean, in the presence of sources and their sidelobes.
+
+    The median absolute value gives a first estimate; values beyond `clip` times the estimate are
+    left out and it is made again.
+
+    Parameters
+    ----------
+    values : array of any shape [any unit]; NaN are skipped
+
+    Returns
+    -------
+    float [the unit of values]; NaN where fewer than 16 values are finite or all are zero
+    """
+    magnitude = np.abs(np.asarray(values).ravel())
+    magnitude = magnitude[np.isfinite(magnitude)]
+    if magnitude.size < 16:
+        return float("nan")
+    rms = MAD_TO_SIGMA * float(np.median(magnitude))
+    for _ in range(iterations):
+        if rms <= 0:
+            break
+        kept = magnitude[magnitude < clip * rms]
+        fresh = MAD_TO_SIGMA * float(np.median(kept))
+        if abs(fresh - rms) < 1e-3 * rms:
+            break
+        rms = fresh
+    return rms if rms > 0 else float("nan")
+
+
+def channel_noise(data: NDArray) -> NDArray[np.float64]:
+    """Noise of every channel.
+
+    The noise of an interferometer is flat over the field before primary-beam correction and
+    independent between channels, so one number a channel describes it.
+
+    Parameters
+    ----------
+    data : (nchan, ny, nx) float32 [Jy/beam], not corrected for the primary beam; NaN where masked
+
+    Returns
+    -------
+    (nchan,) float64 [Jy/beam]; NaN for a channel that is flagged (all NaN, or all zero)
+
+    Raises
+    ------
+    DataError
+        When no channel holds data.
+    """
+    sigma = np.array([robust_rms(plane) for plane in data])
+    if not np.isfinite(sigma).any():
+        raise DataError("the image holds no data: every channel is blank or zero. Check the selection and flags.")
+    return sigma
+
+
+def inverse_variance(sigma: NDArray) -> NDArray[np.float64]:
+    """Weights 1/sigma^2 [1/unit^2]; 0 for flagged channels (sigma NaN)."""
+    sigma = np.asarray(sigma, dtype=float)
+    return np.where(np.isfinite(sigma), 1.0 / np.where(np.isfinite(sigma), sigma, 1.0) ** 2, 0.0)
