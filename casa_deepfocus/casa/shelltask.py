@@ -1,0 +1,206 @@
+"""The task inside the CASA shell: ``inp``, ``go``, ``default``, ``tget``, ``tput`` and ``.last`` files."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from runpy import run_path
+from typing import Any, ClassVar
+
+from casa_deepfocus.casa.taskbuilder import Task, build_class, execute, validate
+from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
+from casa_deepfocus.params import Parameter, TaskSpec
+
+BLUE, RED, GREEN, BOLD_GREY, RESET = "\x1b[34m", "\x1b[91m", "\x1b[92m", "\x1b[1m\x1b[47m", "\x1b[0m"
+INDENT = 3
+DESCRIPTION_COLUMN = 37
+
+
+class ShellTask(Task):
+    """A task that takes what it is not given from the shell's variables, as ``inp`` and ``go`` need."""
+
+    state: ClassVar[dict[str, Any]]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task; with no argument at all, with the shell's variables (``go``)."""
+        spec = self.spec
+        named = _named(spec, args, kwargs)
+        values = self._values(named if named else self._globals())
+        _write_inputs(spec, values, Path(f"{spec.name}.pre"))
+        try:
+            return execute(spec, type(self).implementation, values)
+        except Exception as exc:
+            _log_failure(spec.name, exc)
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                Path(f"{spec.name}.pre").replace(f"{spec.name}.last")
+
+    def inp(self) -> None:
+        """Print the parameters in force with their values and meanings."""
+        names = self._globals()
+        screen = shutil.get_terminal_size(fallback=(80, 24)).columns
+        sys.stdout.write(f"# {self.spec.name} -- {self._info_desc_}\n" + "".join(self._inp_lines(names, screen)))
+
+    def set_global_defaults(self) -> None:
+        """Forget the shell's variables of this task (``default``)."""
+        self.state["last"] = self
+        names = self._globals()
+        for name in self.spec.names:
+            names.pop(name, None)
+
+    def tget(self, savefile: str | None = None) -> None:
+        """Set the shell's variables from a saved file, by default that of the last run."""
+        name = self.spec.name
+        path = Path(savefile) if savefile else next(filter(Path.is_file, map(Path, (f"{name}.last", f"{name}.saved"))), None)
+        if path is None or not path.is_file():
+            sys.stdout.write(f"could not find last file: {path or name + '.last'}\nsetting defaults instead...\n")
+            self.set_global_defaults()
+            return
+        loaded = run_path(str(path), init_globals={})
+        self._globals().update({n: v for n, v in loaded.items() if n in self.spec.names})
+        self.state["last"] = self
+
+    def tput(self, outfile: str | None = None) -> bool:
+        """Save the parameters in force to a file that ``tget`` reads."""
+        path = Path(outfile or f"{self.spec.name}.last")
+        if not _write_inputs(self.spec, self._values(self._globals()), path):
+            raise ProductError(f"outfile={str(path)!r}: cannot be written. Give a name in a folder you may write to")
+        return True
+
+    def _globals(self) -> dict[str, Any]:
+        from casashell.private.stack_manip import find_frame
+
+        # The stack is cut inside some callbacks, so the frame once found is kept.
+        frame = find_frame() or self.state.get("frame")
+        if frame is None:
+            raise DeepFocusError(f"{self.spec.name}: inp and go work in the CASA shell only; call it with arguments")
+        self.state["frame"] = frame
+        return frame
+
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self.spec.value(name, given) for name in self.spec.names}
+
+    def _inp_lines(self, names: Mapping[str, Any], screen: int) -> list[str]:
+        spec = self.spec
+        depths = {p.name: _depth(spec, p) for p in spec.parameters}
+        column = max(len(n) + INDENT * d for n, d in depths.items())
+        lines = []
+        for parameter in spec.parameters:
+            name, default = parameter.name, parameter.default
+            if parameter.subparam:
+                active, default = spec.conditional_default(name, names)
+                if not active:
+                    continue
+            value = spec.value(name, names)
+            width = column - INDENT * depths[name]
+            label = f"{name:<{width}.{width}} ="
+            on = BOLD_GREY if name in spec.controllers else GREEN if parameter.subparam else ""
+            label = " " * (INDENT * depths[name]) + (f"{on}{label}{RESET}" if on else label)
+            colour = RED if not _valid(spec, name, value) else "" if _same(value, default) else BLUE
+            shown = f"'{value}'" if isinstance(value, str) else str(value)
+            text = f"{label} {colour}{shown:<23}{RESET if colour else ''}"
+            hidden = (len(on) + len(RESET) if on else 0) + (len(colour) + len(RESET) if colour else 0)
+            lines.append(_with_description(text, parameter.short, hidden, screen))
+        return lines
+
+
+def shell_task(spec: TaskSpec, implementation: Callable[..., Any]) -> ShellTask:
+    """The task as the CASA shell knows it. Import it inside the shell, so that ``inp`` remembers it."""
+    cls = build_class(spec, implementation, ShellTask, dict.fromkeys(spec.names))
+    cls.state = _shell_state()  # type: ignore[attr-defined]
+    return cls()  # type: ignore[return-value]
+
+
+def _shell_state() -> dict[str, Any]:
+    try:
+        from casashell.private.stack_manip import find_local
+    except ModuleNotFoundError:
+        return {}
+    return find_local("casa_inp_go_state") or {}
+
+
+def _named(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    if len(args) > len(spec.names):
+        raise TypeError(f"{spec.name}() takes {len(spec.names)} arguments but {len(args)} were given")
+    named = dict(zip(spec.names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in spec.names:
+            raise TypeError(f"{spec.name}() got an unexpected keyword argument {name!r}")
+        if name in named:
+            raise TypeError(f"{spec.name}() got multiple values for argument {name!r}")
+        named[name] = value
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _depth(spec: TaskSpec, parameter: Parameter) -> int:
+    if not parameter.subparam:
+        return 0
+    owners = [spec[r.controller] for r in spec.rules if parameter.name in r.defaults]
+    return 1 + max((_depth(spec, owner) for owner in owners), default=0)
+
+
+def _same(value: Any, default: Any) -> bool:
+    try:
+        return bool(value == default)
+    except ValueError:
+        return False
+
+
+def _valid(spec: TaskSpec, name: str, value: Any) -> bool:
+    try:
+        validate(spec, {name: value})
+    except ParameterError:
+        return False
+    return True
+
+
+def _with_description(text: str, description: str, hidden: int, screen: int) -> str:
+    """One parameter's line, its description wrapped to the screen in a column of its own.
+
+    `hidden` counts the characters of `text` that are colour codes and take no place.
+    """
+    words = description.split()
+    if not words:
+        return f"{text} #\n"
+    lines: list[str] = []
+    if len(text) - hidden > DESCRIPTION_COLUMN - 1:
+        lines.append(text)
+    while words:
+        first = not lines
+        line = f"{text} #" if first else " " * DESCRIPTION_COLUMN + "#"
+        offset = hidden if first else 0
+        if len(line + words[0]) - offset + 1 > screen:
+            # Not even one word fits: a narrow screen shows the parameter alone.
+            if first:
+                lines.append(line)
+            break
+        while words and len(line + words[0]) - offset + 1 <= screen:
+            line = f"{line} {words.pop(0)}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _write_inputs(spec: TaskSpec, values: Mapping[str, Any], path: Path) -> bool:
+    """Write the values as Python that ``tget`` can run; False where the folder cannot be written."""
+    shown = {n: "None" if repr(v).startswith("<") else repr(v) for n, v in values.items()}
+    width = max(map(len, shown))
+    lines = [f"{n:<{width}} = {v}\n" for n, v in shown.items()]
+    call = ",".join(f"{n}={v}" for n, v in shown.items())
+    try:
+        path.write_text("".join(lines) + f"#{spec.name}( {call} )\n")
+    except OSError:
+        return False
+    return True
+
+
+def _log_failure(name: str, exc: Exception) -> None:
+    from casatasks import casalog
+
+    casalog.origin(name)
+    casalog.post(f"Exception Reported: Error in {name}: {exc}", "SEVERE")
+    casalog.post("".join(traceback.format_exception(exc)))

@@ -1,0 +1,20 @@
+"""The tasks as Python objects: ``from casa_deepfocus.casa.tasks import sdeepfocus``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from casa_deepfocus import params
+from casa_deepfocus.casa.taskbuilder import plain_task
+
+__all__ = ["run_sdeepfocus", "sdeepfocus"]
+
+
+def run_sdeepfocus(*args: Any) -> dict[str, Any]:
+    """The implementation of the task, imported when it is first called to keep the shell's start fast."""
+    from casa_deepfocus.casa.task_sdeepfocus import sdeepfocus as implementation
+
+    return implementation(*args)
+
+
+sdeepfocus = plain_task(params.sdeepfocus(), run_sdeepfocus)
