@@ -212,11 +212,14 @@ def _channels(truth: Columns, found: Columns) -> list[NDArray]:
 
 
 def _sources(c: Columns, x: NDArray, y: NDArray, chan: NDArray, scale: dict[str, Any], field: NDArray) -> Sources:
-    width = c.get("line_fwhm") / scale["chan_width"]
+    # The width of a channel [km/s] at the line itself where the table tells it, else that of the whole band.
+    step = np.abs(c.number("chan_width")) / c.get("freq") * C_KMS
+    step = np.where(np.isfinite(step), step, scale["chan_width"])
+    width = c.get("line_fwhm") / step
     own = c.get("line_fwhm_chan")
     errors = {name: c.error(name) for name in ("x", "y", "chan", "pa", "line_flux", "continuum")}
     errors |= {name: c.error(name) / scale["cell"] for name in ("fwhm_maj", "fwhm_min")}
-    errors["line_fwhm"] = c.error("line_fwhm") / scale["chan_width"]
+    errors["line_fwhm"] = c.error("line_fwhm") / step
     return Sources.build(
         x=x, y=y, beam=scale["beam"] / scale["cell"], field=field, chan=chan,
         line_fwhm=np.where(np.isfinite(own), own, width), fwhm_maj=c.get("fwhm_maj") / scale["cell"],
