@@ -418,6 +418,20 @@ class JointFit:
         for group in self._groups(components):
             group.finish()
 
+    def source_spectrum(self, component: Component) -> NDArray[np.float64]:
+        """Flux density of one component in each channel, with every other component subtracted.
+
+        The matched filter of its fitted shape: model + G . residual / (G . PSF (x) G).
+
+        Returns
+        -------
+        (nchan,) float64 [Jy], apparent
+        """
+        group = _Group([component], self.residual, self.imager, self.weights, self.beam)
+        image = group.start_images[0]
+        response = float(image @ group.start_dirty[0])
+        return group.start_spectra[0] + (group.residual @ image) / response
+
     def _groups(self, components: Sequence[Component]) -> Iterable[_Group]:
         for indices in groups_of(components, self.beam_fwhm):
             members = [components[index] for index in indices]

@@ -1,0 +1,259 @@
+"""From fitted components to a table that an astronomer reads: sky coordinates, units, errors.
+
+Fluxes are corrected for the primary beam at the source's position; the response itself stands
+beside them in `pb`. NaN means not measured; in the integer columns -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import Angle
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.fit import NAMES, Component
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape, peak_over_flux
+from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
+
+COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+    ("name", "str", "", "JHHMMSS.ss+DDMMSS.s of the fitted position"),
+    ("ra", "float", "deg", "right ascension"),
+    ("ra_err", "float", "arcsec", "error of the right ascension, on the sky"),
+    ("dec", "float", "deg", "declination"),
+    ("dec_err", "float", "arcsec", "error of the declination"),
+    ("x", "float", "pixel", "zero-based pixel, x axis"),
+    ("x_err", "float", "pixel", ""),
+    ("y", "float", "pixel", "zero-based pixel, y axis"),
+    ("y_err", "float", "pixel", ""),
+    ("chan", "float", "", "channel of the line's centre, zero-based"),
+    ("chan_err", "float", "", ""),
+    ("freq", "float", "Hz", "frequency of the line's centre, in the cube's frame"),
+    ("freq_err", "float", "Hz", ""),
+    ("fwhm_maj", "float", "arcsec", "major FWHM, deconvolved; 0 when unresolved"),
+    ("fwhm_maj_err", "float", "arcsec", ""),
+    ("fwhm_min", "float", "arcsec", "minor FWHM, deconvolved; 0 when unresolved"),
+    ("fwhm_min_err", "float", "arcsec", ""),
+    ("pa", "float", "deg", "position angle of the major axis, north through east"),
+    ("pa_err", "float", "deg", ""),
+    ("line_fwhm", "float", "km/s", "FWHM of the line, radio convention"),
+    ("line_fwhm_err", "float", "km/s", ""),
+    ("peak", "float", "Jy/beam", "peak of the line, or of the continuum where there is no line"),
+    ("peak_err", "float", "Jy/beam", ""),
+    ("line_flux", "float", "Jy km/s", "integrated line flux"),
+    ("line_flux_err", "float", "Jy km/s", ""),
+    ("line_flux_jyhz", "float", "Jy Hz", "integrated line flux"),
+    ("continuum", "float", "Jy", "continuum flux density at the middle of the band"),
+    ("continuum_err", "float", "Jy", ""),
+    ("continuum_slope", "float", "Jy/GHz", "slope of the continuum with frequency"),
+    ("snr", "float", "", "matched-filter signal to noise, of the line where there is one, else of the continuum"),
+    ("snr_line", "float", "", ""),
+    ("snr_continuum", "float", "", ""),
+    ("pb", "float", "", "primary beam response that the fluxes were divided by"),
+    ("probability", "float", "", "Blobs Finder's probability at the detection"),
+    ("reliability", "float", "", "probability that this is not noise, from the negative peaks of the same cube"),
+    ("group", "int", "", "blend group: sources fitted together share a number"),
+    ("flags", "str", "", "comma separated"),
+    ("x0", "int", "pixel", "box, inclusive"),
+    ("y0", "int", "pixel", "box, inclusive"),
+    ("x1", "int", "pixel", "box, inclusive"),
+    ("y1", "int", "pixel", "box, inclusive"),
+    ("chan0", "int", "", "first channel of the box"),
+    ("chan1", "int", "", "last channel of the box"),
+)
+"""(name, kind, unit, description) of every column, in order."""
+
+_DTYPES = {"str": "U64", "float": "f8", "int": "i8"}
+
+
+def sky_name(ra: float, dec: float) -> str:
+    """JHHMMSS.ss+DDMMSS.s of a position [deg]; empty when it is not known."""
+    if not (np.isfinite(ra) and np.isfinite(dec)):
+        return ""
+    hours = Angle(ra % 360.0, u.deg).to_string(unit=u.hour, sep="", precision=2, pad=True)
+    degrees = Angle(dec, u.deg).to_string(unit=u.deg, sep="", precision=1, pad=True, alwayssign=True)
+    return f"J{hours}{degrees}"
+
+
+def shape_errors(covariance: NDArray, matrix: NDArray) -> tuple[float, float, float]:
+    """Errors of FWHM major, minor [pixel] and position angle [deg] of a fitted covariance.
+
+    Parameters
+    ----------
+    covariance : (3,) [pixel^2] : sxx, syy, sxy
+    matrix : (3, 3) [pixel^4], its error covariance
+
+    Returns
+    -------
+    three floats. Sizes: what one standard error of the variance along the axis adds to the FWHM,
+    so that an unresolved source has its 1-sigma upper limit here. The angle's is at most 90.
+    """
+    _, _, pa = covariance_to_shape(covariance)
+    sin, cos = np.sin(np.deg2rad(float(pa))), np.cos(np.deg2rad(float(pa)))
+    # Variances along the axes, and the cross term that turns them, as linear forms of (sxx, syy, sxy).
+    along = np.array([sin**2, cos**2, -2 * sin * cos])
+    across = np.array([cos**2, sin**2, 2 * sin * cos])
+    turn = np.array([sin * cos, -sin * cos, -(cos**2 - sin**2)])
+    errors = []
+    for form in (along, across):
+        value, error = max(float(form @ covariance), 0.0), float(np.sqrt(max(form @ matrix @ form, 0.0)))
+        errors.append(FWHM_PER_SIGMA * (np.sqrt(value + error) - np.sqrt(value)))
+    difference = float((along - across) @ covariance)
+    turning = float(np.sqrt(max(turn @ matrix @ turn, 0.0)))
+    angle = np.rad2deg(turning / difference) if difference > 0 else 90.0
+    return errors[0], errors[1], float(min(angle, 90.0))
+
+
+def component_row(component: Component, cube: Cube) -> dict[str, object]:
+    """One row of the catalogue (without name, reliability and box) from a fitted component."""
+    nchan = cube.nchan
+    errors = component.errors
+    middle = 0.5 * (nchan - 1)
+    chan = component.chan if component.has_line else middle
+    pb = primary_beam(cube, component.x, component.y, chan)
+    ra, dec = _sky(cube, component.x, component.y)
+    matrix = component.matrix if component.matrix is not None else np.zeros((len(NAMES), len(NAMES)))
+    maj, minor, pa = (float(value) for value in covariance_to_shape(component.covariance))
+    maj_err, min_err, pa_err = shape_errors(component.covariance, matrix[2:5, 2:5])
+    if not component.fit_shape:
+        maj_err = min_err = pa_err = np.nan
+    row: dict[str, object] = {
+        "ra": ra, "dec": dec, "ra_err": errors.get("x", np.nan) * cube.cell, "dec_err": errors.get("y", np.nan) * cube.cell,
+        "x": component.x, "y": component.y, "x_err": errors.get("x", np.nan), "y_err": errors.get("y", np.nan),
+        "fwhm_maj": maj * cube.cell, "fwhm_min": minor * cube.cell, "pa": pa,
+        "fwhm_maj_err": maj_err * cube.cell, "fwhm_min_err": min_err * cube.cell, "pa_err": pa_err,
+        "pb": pb, "probability": component.probability, "group": component.group,
+        "snr_line": component.snr_line if component.has_line else np.nan,
+        "snr_continuum": component.snr_cont if component.has_cont else np.nan,
+        "snr": component.snr_line if component.has_line else component.snr_cont,
+        "flags": ",".join(sorted(component.flags)),
+    }  # fmt: skip
+    beam = cube.beam_covariances()[int(np.clip(round(chan), 0, nchan - 1))]
+    per_flux = peak_over_flux(np.maximum(component.covariance, [0.0, 0.0, -np.inf]), beam)
+    if component.has_line:
+        freq = cube.chan_to_freq(component.chan)
+        kms = cube.chan_width_kms(freq)
+        # Flux of a Gaussian line: amplitude times width; their errors are correlated.
+        flux = component.amp * component.fwhm * GAUSSIAN_LINE
+        amp, lnw = NAMES.index("amp"), NAMES.index("lnw")
+        relative = (
+            matrix[amp, amp] / component.amp**2 + matrix[lnw, lnw] + 2.0 * matrix[amp, lnw] / component.amp
+            if component.amp
+            else np.inf
+        )
+        flux_err = abs(flux) * float(np.sqrt(max(relative, 0.0)))
+        row |= {
+            "chan": component.chan, "chan_err": errors.get("chan", np.nan), "freq": freq,
+            "freq_err": errors.get("chan", np.nan) * abs(cube.chan_width),
+            "line_fwhm": component.fwhm * kms, "line_fwhm_err": component.fwhm * kms * errors.get("lnw", np.nan),
+            "line_flux": flux * kms / pb, "line_flux_err": flux_err * kms / pb,
+            "line_flux_jyhz": flux * abs(cube.chan_width) / pb,
+            "peak": component.amp * per_flux / pb, "peak_err": _ratio(component.amp * per_flux / pb, component.snr_line),
+        }  # fmt: skip
+    else:
+        row |= {"line_flux": 0.0, "line_flux_jyhz": 0.0, "peak": component.cont * per_flux / pb}
+        row["peak_err"] = _ratio(component.cont * per_flux / pb, component.snr_cont)
+    if component.has_cont:
+        row |= {"continuum": component.cont / pb, "continuum_err": errors.get("cont", np.nan) / pb}
+        if component.has_slope and cube.chan_width:
+            row["continuum_slope"] = component.slope / pb / (cube.chan_width / 1e9)
+    return row
+
+
+def _ratio(value: float, snr: float) -> float:
+    return abs(value / snr) if snr else float("nan")
+
+
+def primary_beam(cube: Cube, x: float, y: float, chan: float) -> float:
+    """Primary beam response at a position; the nearest known value where the pixel itself is blank."""
+    plane = cube.pb[int(np.clip(round(chan), 0, cube.nchan - 1)) if cube.pb.shape[0] > 1 else 0]
+    row, column = int(np.clip(round(y), 0, plane.shape[0] - 1)), int(np.clip(round(x), 0, plane.shape[1] - 1))
+    value = float(plane[row, column])
+    return value if np.isfinite(value) and value > 0 else float("nan")
+
+
+def _sky(cube: Cube, x: float, y: float) -> tuple[float, float]:
+    if cube.wcs is None:
+        return float("nan"), float("nan")
+    ra, dec = cube.wcs.wcs_pix2world([[x, y]], 0)[0]
+    return float(ra) % 360.0, float(dec)
+
+
+def build(components: Sequence[Component], reliabilities: Sequence[float], cube: Cube) -> Table:
+    """The catalogue of a cube.
+
+    Parameters
+    ----------
+    components : sequence of Component, fitted
+    reliabilities : sequence of float in [0, 1]
+    cube : Cube
+
+    Returns
+    -------
+    astropy.table.Table with the columns of `COLUMNS`, one row a component, in the order given
+    """
+    rows = [component_row(component, cube) for component in components]
+    table = Table(
+        {name: np.full(len(rows), *_blank(kind)) for name, kind, _, _ in COLUMNS}, meta=_meta(cube),
+    )  # fmt: skip
+    for name, kind, unit, text in COLUMNS:
+        for number, row in enumerate(rows):
+            if name in row:
+                table[name][number] = row[name]
+        table[name].description = text or None
+        if unit and kind == "float":
+            table[name].unit = u.Unit(unit)
+    table["reliability"] = np.asarray(reliabilities, dtype=float)
+    table["reliability"].description = dict((c[0], c[3]) for c in COLUMNS)["reliability"]
+    if rows:
+        table["name"] = _unique([sky_name(row["ra"], row["dec"]) or f"source{n}" for n, row in enumerate(rows)])
+        _add_boxes(table, components, cube)
+    return table
+
+
+def _blank(kind: str) -> tuple[object, str]:
+    return {"str": "", "float": np.nan, "int": -1}[kind], _DTYPES[kind]
+
+
+def _unique(names: list[str]) -> list[str]:
+    """The same position twice (two lines of one source) becomes name, name_b, name_c."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        count = seen.get(name, 0)
+        seen[name] = count + 1
+        out.append(name if count == 0 else f"{name}_{chr(ord('a') + count)}")
+    return out
+
+
+def _add_boxes(table: Table, components: Sequence[Component], cube: Cube) -> None:
+    sources = Sources.build(
+        x=table["x"], y=table["y"], beam=cube.beam_pixels(),
+        fwhm_maj=np.asarray(table["fwhm_maj"]) / cube.cell, fwhm_min=np.asarray(table["fwhm_min"]) / cube.cell,
+        pa=table["pa"], chan=table["chan"], line_fwhm=[c.fwhm if c.has_line else np.nan for c in components],
+    )  # fmt: skip
+    boxes = draw_boxes(sources)
+    ny, nx = cube.shape
+    for place, (name, size) in enumerate((("x0", nx), ("y0", ny), ("x1", nx), ("y1", ny))):
+        table[name] = np.clip(boxes[:, place], 0, size - 1)
+    spans = channel_ranges(sources, cube.nchan)
+    table["chan0"], table["chan1"] = spans[:, 0], spans[:, 1]
+
+
+def _meta(cube: Cube) -> dict[str, object]:
+    beam = np.median(cube.beams, axis=0)
+    freq = cube.restfreq or float(np.median(cube.freq))
+    known = {key: cube.meta[key] for key in ("object", "telescope", "radesys", "equinox") if key in cube.meta}
+    return known | {
+        "frame": cube.frame, "restfreq": float(cube.restfreq),
+        "beam_maj": float(beam[0]), "beam_min": float(beam[1]), "beam_pa": float(beam[2]), "cell": float(cube.cell),
+        "nchan": cube.nchan, "nx": cube.shape[1], "ny": cube.shape[0],
+        "freq0": float(cube.freq[0]), "chan_width": cube.chan_width,
+        "chan_width_kms": cube.chan_width_kms(freq) if freq else 0.0,
+        "psf": "measured" if cube.psf_is_measured else "gaussian beam of the header",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
