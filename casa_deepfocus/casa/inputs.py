@@ -1,0 +1,254 @@
+"""What the user asked for, checked before any work is done."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from casatools import ms as mstool
+from casatools import table
+
+from casa_deepfocus import params
+from casa_deepfocus.casa import images, products
+from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError, ProductError
+
+MODES = ("both", "line", "continuum")
+DEVICES = ("auto", "cpu", "cuda")
+SELECTION = {
+    "field": "field", "spw": "spw", "timerange": "time", "uvrange": "uvdist", "antenna": "baseline",
+    "scan": "scan", "observation": "observation", "intent": "scanintent",
+}  # fmt: skip
+"""tclean's names of the selection parameters, and the ms tool's."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The checked parameters of one run.
+
+    Attributes
+    ----------
+    vis : tuple of str
+        Measurement sets; empty where an image is given.
+    imagename, psf, pb : str
+    outfile : str
+        Prefix of the products, never empty.
+    overwrite, keepimages : bool
+    mode : str
+        'both', 'line' or 'continuum'; 'both' becomes 'continuum' where there is one channel only.
+    minsnr : float
+    device, models : str
+    tclean : dict
+        The parameters handed to tclean as they are.
+    notes : tuple of str
+        What the log should say about the choices made here.
+    """
+
+    vis: tuple[str, ...]
+    imagename: str
+    psf: str
+    pb: str
+    outfile: str
+    overwrite: bool
+    mode: str
+    minsnr: float
+    device: str
+    models: str
+    keepimages: bool
+    tclean: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def check(parameters: Mapping[str, Any]) -> Request:
+    """Check all parameters of the task; nothing is imaged or written.
+
+    Parameters
+    ----------
+    parameters : mapping
+        By the names of `xml/sdeepfocus.xml`; missing ones take their default.
+
+    Raises
+    ------
+    ParameterError, DataError, ProductError
+        At the first one that cannot be used.
+    """
+    unknown = sorted(set(parameters) - set(params.sdeepfocus().names))
+    if unknown:
+        raise ParameterError(unknown[0], parameters[unknown[0]], "is no parameter of sdeepfocus", "See help(sdeepfocus)")
+    values = params.sdeepfocus().defaults() | {
+        name: params.sdeepfocus().value(name, parameters) for name in params.sdeepfocus().names
+    }
+    vis, imagename = _names(values["vis"]), str(values["imagename"] or "").rstrip("/")
+    if bool(vis) == bool(imagename):
+        raise ParameterError(
+            "vis", values["vis"], f"give either vis or imagename ({values['imagename']!r})",
+            "vis is imaged with tclean; imagename is a dirty image that exists already",
+        )  # fmt: skip
+    mode = _one_of("mode", values["mode"], MODES)
+    _one_of("device", values["device"], DEVICES)
+    minsnr = values["minsnr"]
+    if isinstance(minsnr, bool) or not isinstance(minsnr, (int, float)) or not 0 < minsnr < float("inf"):
+        raise ParameterError("minsnr", minsnr, "must be a positive number", "5 is a good choice")
+    models = str(values["models"] or "")
+    if models and models != "compact" and not os.path.isdir(models):
+        raise ParameterError("models", models, "is no folder", "Leave it empty for the networks that are shipped")
+    for name in ("psf", "pb"):
+        if values[name] and vis:
+            raise ParameterError(name, values[name], "belongs to imagename; with vis it is made by tclean", "Leave it out")
+        if values[name] and not os.path.exists(values[name]):
+            raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
+    outfile = _check_outfile(values["outfile"], vis, imagename, bool(values["overwrite"]), bool(values["keepimages"]))
+    tclean = {name: values[name] for name in params.tclean_names()}
+    notes: tuple[str, ...] = ()
+    if vis:
+        _check_vis(vis, tclean)
+        single = tclean["specmode"] == "mfs" or tclean["nchan"] == 1
+        remedy = "Use specmode='cube' and more channels, or mode='continuum'"
+    else:
+        single = _check_image(imagename, values["psf"])
+        remedy = "Use mode='continuum'"
+    if single and mode == "line":
+        raise ParameterError("mode", mode, "needs a spectral axis of several channels; this input has none", remedy)
+    if single and mode == "both":
+        mode, notes = "continuum", ("one channel only: the search is in mode 'continuum'",)
+    return Request(
+        vis=vis,
+        imagename=imagename,
+        psf=str(values["psf"] or ""),
+        pb=str(values["pb"] or ""),
+        outfile=outfile,
+        overwrite=bool(values["overwrite"]),
+        mode=mode,
+        minsnr=float(minsnr),
+        device=values["device"],
+        models=models,
+        keepimages=bool(values["keepimages"]),
+        tclean=tclean,
+        notes=notes,
+    )
+
+
+def default_outfile(name: str) -> str:
+    """Prefix of the products when none is given: the input's name without its ending, in the current folder."""
+    base = os.path.basename(os.path.normpath(name))
+    for ending in (*images.FITS_ENDINGS, ".ms", ".image"):
+        if base.endswith(ending) and len(base) > len(ending):
+            base = base[: -len(ending)]
+    return base
+
+
+def selection(tclean: Mapping[str, Any], index: int) -> dict[str, str]:
+    """The ms tool's selection for the measurement set number `index`."""
+    chosen: dict[str, str] = {}
+    if not tclean.get("selectdata", True):
+        return chosen
+    for name, key in SELECTION.items():
+        value = tclean.get(name, "")
+        if isinstance(value, (list, tuple)):
+            value = value[index] if index < len(value) else (value[0] if value else "")
+        if str(value) != "":
+            chosen[key] = str(value)
+    return chosen
+
+
+def _names(vis: Any) -> tuple[str, ...]:
+    items: Sequence[Any] = [vis] if isinstance(vis, str) else list(vis or [])
+    return tuple(str(item).rstrip("/") for item in items if str(item))
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ParameterError(name, value, "is unknown", f"Use one of {', '.join(map(repr, allowed))}")
+    return str(value)
+
+
+def _check_outfile(outfile: Any, vis: tuple[str, ...], imagename: str, overwrite: bool, keepimages: bool) -> str:
+    prefix = str(outfile or "") or default_outfile(vis[0] if vis else imagename)
+    if not os.path.basename(prefix):
+        raise ParameterError("outfile", outfile, "ends with a slash; it is a prefix", f"For example {prefix + 'field1'!r}")
+    folder = os.path.dirname(os.path.abspath(prefix))
+    if not os.path.isdir(folder):
+        raise ProductError(f"outfile={prefix!r}: the folder {folder!r} does not exist; make it first")
+    try:
+        # Only writing tells: permission bits say nothing about mounts, quotas and root.
+        os.rmdir(tempfile.mkdtemp(prefix=".sdeepfocus-", dir=folder))
+    except OSError as exc:
+        raise ProductError(
+            f"outfile={prefix!r}: nothing can be written in {folder!r} ({exc.strerror}); choose another folder"
+        ) from exc
+    found = products.existing(prefix, images=bool(vis) and keepimages)
+    if found and not overwrite:
+        raise ProductError(f"outfile={prefix!r}: {found[0]!r} exists already; set overwrite=True or another outfile")
+    inputs = {os.path.abspath(name) for name in (*vis, imagename) if name}
+    for name in found:
+        if os.path.abspath(name) in inputs:
+            raise ParameterError("outfile", prefix, f"would overwrite the input {name!r}", "Choose another outfile")
+    return prefix
+
+
+def _check_image(imagename: str, psf: str) -> bool:
+    """Whether the image has one channel only."""
+    if not os.path.exists(imagename):
+        raise ParameterError("imagename", imagename, "does not exist", "Check the path")
+    template = images.inspect(imagename)
+    images.check_usable(template)
+    return template.nchan < 2
+
+
+def _check_vis(vis: tuple[str, ...], tclean: Mapping[str, Any]) -> None:
+    for index, name in enumerate(vis):
+        if not os.path.exists(name):
+            raise ParameterError("vis", name, "does not exist", "Check the path")
+        columns = _columns(name)
+        if "DATA" not in columns and "FLOAT_DATA" not in columns and "CORRECTED_DATA" not in columns:
+            raise DataError(f"vis={name!r} is no measurement set with visibilities")
+        wanted = str(tclean["datacolumn"]).lower()
+        if wanted == "corrected" and "CORRECTED_DATA" not in columns:
+            raise ParameterError("datacolumn", "corrected", f"{name!r} has no CORRECTED_DATA column", "Use datacolumn='data'")
+        if wanted == "data" and "DATA" not in columns:
+            raise ParameterError("datacolumn", "data", f"{name!r} has no DATA column", "Use datacolumn='corrected'")
+        check_selection(name, selection(tclean, index))
+
+
+def _columns(name: str) -> list[str]:
+    tb = table()
+    try:
+        tb.open(name)
+        return list(tb.colnames())
+    except RuntimeError as exc:
+        raise DataError(f"vis={name!r} is no measurement set, or a damaged one") from exc
+    finally:
+        tb.close()
+
+
+def check_selection(name: str, chosen: Mapping[str, str]) -> None:
+    """See that a selection leaves visibilities of a measurement set.
+
+    Raises
+    ------
+    ParameterError
+        Naming the part of the selection that leaves nothing.
+    """
+    back = {key: parameter for parameter, key in SELECTION.items()}
+    tool = mstool()
+    try:
+        tool.open(name)
+        if tool.nrow() == 0:
+            raise DataError(f"vis={name!r} holds no visibilities")
+        for key, expression in chosen.items():
+            problem = ""
+            try:
+                if not tool.msselect({key: expression}) or tool.nrow(selected=True) == 0:
+                    problem = f"selects nothing of {name!r}"
+            except RuntimeError as exc:
+                problem = f"selects nothing of {name!r} ({str(exc).strip().splitlines()[0]})"
+            if problem:
+                raise ParameterError(back[key], expression, problem, "listobs shows what there is")
+    except DeepFocusError:
+        raise
+    except RuntimeError as exc:
+        raise DataError(f"vis={name!r} is no measurement set, or a damaged one") from exc
+    finally:
+        tool.done()

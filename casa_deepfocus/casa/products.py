@@ -1,0 +1,276 @@
+"""The products of a run, all of them or none: catalogue, regions, component list, mask, maps, report.
+
+Everything is written into a hidden folder beside its destination and moved into place at the end,
+so a failure harms neither the folder nor older products.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.table import Table
+from casatools import componentlist, measures
+from numpy.typing import NDArray
+
+from casa_deepfocus.casa import images
+from casa_deepfocus.core.cube import C_KMS, Cube
+from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape, shape_to_covariance
+from casa_deepfocus.errors import ProductError
+
+if TYPE_CHECKING:
+    from casa_deepfocus.pipeline import Result
+
+SUFFIXES = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".html", ".png")
+"""Endings of the products; the last two are the report and its picture of the field."""
+
+IMAGES = (".image", ".psf", ".pb")
+"""Endings of the images that keepimages keeps."""
+
+POINT = 1e-3
+"""A component whose major axis is below this fraction of the beam is written as a point."""
+
+STEEPEST = 10.0
+"""A continuum with a spectral index beyond this is not measured but noise, and written as flat."""
+
+
+def existing(outfile: str, *, images: bool = False) -> list[str]:
+    """The products of this prefix that stand already."""
+    names = [outfile + suffix for suffix in SUFFIXES + (IMAGES if images else ())]
+    return [name for name in names if os.path.lexists(name)]
+
+
+@contextmanager
+def workspace(outfile: str) -> Iterator[Path]:
+    """A hidden folder beside the products, for everything on the way; gone afterwards, whatever happens."""
+    folder = os.path.dirname(os.path.abspath(outfile))
+    try:
+        path = Path(tempfile.mkdtemp(prefix=f".{os.path.basename(outfile)}.sdeepfocus-", dir=folder))
+    except OSError as exc:
+        raise ProductError(f"outfile={outfile!r}: nothing can be written in {folder!r} ({exc.strerror})") from exc
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def publish(staged: Path, outfile: str, suffixes: Sequence[str]) -> dict[str, str]:
+    """Move the staged products into place, in place of older ones; back again where that fails.
+
+    Parameters
+    ----------
+    staged : Path
+        Folder that holds <name of outfile><suffix> for every new product, on the same file system.
+    outfile : str
+    suffixes : sequence of str
+        Endings that belong to this run: an older product without a new one is removed.
+
+    Returns
+    -------
+    dict : ending without its dot -> path
+
+    Raises
+    ------
+    ProductError
+        Where a product cannot be moved; then everything is as it was before.
+    """
+    base = os.path.basename(outfile)
+    undo: list[Callable[[], None]] = []
+    old = Path(tempfile.mkdtemp(prefix="old-", dir=staged.parent))
+    written: dict[str, str] = {}
+    try:
+        for suffix in suffixes:
+            source, target, kept = staged / (base + suffix), outfile + suffix, old / (base + suffix)
+            if os.path.lexists(target):
+                os.rename(target, kept)
+                undo.append(lambda kept=kept, target=target: os.rename(kept, target))
+            if source.exists():
+                os.rename(source, target)
+                undo.append(lambda source=source, target=target: os.rename(target, source))
+                written[suffix.lstrip(".")] = os.path.abspath(target)
+    except OSError as exc:
+        for step in reversed(undo):
+            step()
+        raise ProductError(f"the products of outfile={outfile!r} cannot be put in place: {exc}") from exc
+    return written
+
+
+def write_all(
+    folder: Path, base: str, result: Result, cube: Cube, template: images.Template, history: tuple[str, ...] = ()
+) -> None:
+    """Write every product but the report into a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    base : str
+        Name that the endings are added to.
+    result : Result
+    cube : Cube
+    template : Template
+        The grid of the input image, for the mask and the maps.
+    history : tuple of str
+        Lines for the history of the images.
+    """
+    table = result.catalogue
+    write_catalogue(folder / base, table)
+    if len(table):
+        (folder / f"{base}.crtf").write_text(crtf(table, cube), encoding="utf-8")
+        write_components(str(folder / f"{base}.cl"), table, cube)
+    images.write_planes(str(folder / f"{base}.mask"), result.mask, template, history=history)
+    images.write_sky(str(folder / f"{base}.prob"), result.probability, template, history=history)
+
+
+def write_catalogue(prefix: Path, table: Table) -> None:
+    """Write <prefix>.cat.ecsv and <prefix>.cat.vot."""
+    table.write(f"{prefix}.cat.ecsv", format="ascii.ecsv")
+    plain = table.copy()
+    # VOTable has no place for free metadata but its description.
+    plain.meta = {"description": "; ".join(f"{key} = {value}" for key, value in table.meta.items())}
+    plain.write(f"{prefix}.cat.vot", format="votable")
+
+
+def observed_shapes(table: Table, cube: Cube) -> tuple[NDArray, NDArray, NDArray]:
+    """FWHM major, minor [arcsec] and position angle [deg] as seen through the median beam."""
+    beam = np.median(cube.beams, axis=0)
+    maj, minor, pa = (np.nan_to_num(np.asarray(table[name], float)) for name in ("fwhm_maj", "fwhm_min", "pa"))
+    return covariance_to_shape(shape_to_covariance(maj, minor, pa) + shape_to_covariance(beam[0], beam[1], beam[2]))
+
+
+def crtf(table: Table, cube: Cube) -> str:
+    """The sources as CASA regions: ellipses that hold 94 % of a Gaussian source (semi-axes of one FWHM
+    as seen through the beam) over the channels of the line, or over all for a continuum source.
+    """
+    lines = ["#CRTFv0 CASA Region Text Format version 0"]
+    frame = coordinate_name(cube)
+    shapes = observed_shapes(table, cube)
+    for row, maj, minor, pa in zip(table, *shapes, strict=True):
+        parts = [
+            f"ellipse [[{row['ra']:.9f}deg, {row['dec']:.9f}deg], [{maj:.6g}arcsec, {minor:.6g}arcsec], {pa:.4f}deg]",
+            f"coord={frame}",
+        ]
+        if cube.spectral:
+            first, last = channel_range(row, cube)
+            low, high = sorted((cube.freq[first], cube.freq[last]))
+            parts += [f"range=[{low / 1e9:.12f}GHz, {high / 1e9:.12f}GHz]", f"frame={cube.frame}", "veltype=RADIO"]
+            if cube.restfreq:
+                parts.append(f"restfreq={cube.restfreq:.3f}Hz")
+        lines.append(", ".join([*parts, f'label="{row["name"]}"']))
+    return "\n".join(lines) + "\n"
+
+
+def channel_range(row: Any, cube: Cube) -> tuple[int, int]:
+    """First and last channel of a source: its line's, or the whole band."""
+    first, last = int(row["chan0"]), int(row["chan1"])
+    if first < 0 or last < 0:
+        return 0, cube.nchan - 1
+    return min(first, cube.nchan - 1), min(last, cube.nchan - 1)
+
+
+def coordinate_name(cube: Cube) -> str:
+    """CASA's name of the sky frame: ICRS, J2000 or B1950."""
+    system = cube.meta.get("radesys", "ICRS")
+    return {"FK5": "J2000", "FK4": "B1950"}.get(system, system)
+
+
+def write_components(name: str, table: Table, cube: Cube) -> None:
+    """Write a CASA component list: a tabular spectrum for each line, a spectral index for each continuum.
+
+    The line is sampled at the cube's channels, and is zero at the band's edges and beyond, because
+    `ft` extrapolates a table.
+    """
+    cl, me = componentlist(), measures()
+    freq = np.sort(cube.freq)
+    width = abs(cube.chan_width) or 1e-3 * float(freq[0])
+    middle = float(np.median(freq))
+    spectral_frame = cube.frame or "LSRK"
+    beam = float(np.median(cube.beams[:, 0]))
+    try:
+        for row in table:
+            place = {
+                "dir": me.direction(coordinate_name(cube), f"{float(row['ra'])!r}deg", f"{float(row['dec'])!r}deg"),
+                "label": str(row["name"]),
+            } | _shape(row, beam)
+            if row["line_flux"] > 0 and np.isfinite(row["freq"]):
+                profile = line_profile(freq, row)
+                ends = [freq[0] - width, *freq, freq[-1] + width]
+                _add(cl, 1.0, f"{spectral_frame} {float(row['freq'])!r}Hz", place, spectrumtype="constant")
+                cl.setspectrum(
+                    cl.length() - 1, type="tabular", tabularfreqs=np.array(ends),
+                    tabularflux=np.array([0.0, *profile, 0.0]), tabularframe=spectral_frame,
+                )  # fmt: skip
+            if row["continuum"] > 0 and np.isfinite(middle):
+                index = _spectral_index(row, middle)
+                kind = {"spectrumtype": "spectral index", "index": index} if index else {"spectrumtype": "constant"}
+                _add(cl, float(row["continuum"]), f"{spectral_frame} {middle!r}Hz", place, **kind)
+        cl.rename(name)
+    finally:
+        cl.done()
+        me.done()
+
+
+def line_profile(freq: NDArray[np.float64], row: Any) -> NDArray[np.float64]:
+    """(nfreq,) flux density [Jy] of a source's Gaussian line, corrected for the primary beam."""
+    fwhm = float(row["line_fwhm"]) / C_KMS * float(row["freq"])
+    peak = float(row["line_flux"]) / (GAUSSIAN_LINE * float(row["line_fwhm"]))
+    return peak * np.exp(-4.0 * np.log(2.0) * ((freq - float(row["freq"])) / fwhm) ** 2)
+
+
+def _add(cl: Any, flux: float, freq: str, place: dict[str, Any], **spectrum: Any) -> None:
+    cl.addcomponent(flux=[flux, 0.0, 0.0, 0.0], fluxunit="Jy", polarization="Stokes", freq=freq, **place, **spectrum)
+
+
+def _shape(row: Any, beam: float) -> dict[str, str]:
+    maj, minor, pa = (float(np.nan_to_num(row[name])) for name in ("fwhm_maj", "fwhm_min", "pa"))
+    if maj < POINT * beam:
+        return {"shape": "point"}
+    # CASA refuses an axis of zero length.
+    minor = min(max(minor, POINT * beam), maj)
+    return {"shape": "gaussian", "majoraxis": f"{maj!r}arcsec", "minoraxis": f"{minor!r}arcsec",
+            "positionangle": f"{pa!r}deg"}  # fmt: skip
+
+
+def _spectral_index(row: Any, freq: float) -> float:
+    """Slope in flux per GHz as an index at `freq` [Hz]; 0 where there is none that means anything."""
+    slope = float(np.nan_to_num(row["continuum_slope"]))
+    index = slope * freq / 1e9 / float(row["continuum"])
+    return index if abs(index) < STEEPEST else 0.0
+
+
+def summary(table: Table, limit: int = 50) -> list[str]:
+    """The short table that ends the log: one line a source."""
+    head = f"{'name':<24} {'RA':>13} {'Dec':>13} {'freq':>12} {'line flux':>11} {'continuum':>10} {'SNR':>7}  flags"
+    units = f"{'':<24} {'':>13} {'':>13} {'[GHz]':>12} {'[Jy km/s]':>11} {'[mJy]':>10} {'':>7}"
+    lines = [head, units]
+    for row in table[:limit]:
+        ra, dec = sexagesimal(float(row["ra"]), float(row["dec"]))
+        continuum = float(row["continuum"]) * 1e3
+        lines.append(
+            f"{row['name']!s:<24} {ra:>13} {dec:>13} {_number(float(row['freq']) / 1e9, '.6f'):>12} "
+            f"{_number(float(row['line_flux']), '.4g'):>11} {_number(continuum, '.4g'):>10} "
+            f"{_number(float(row['snr']), '.1f'):>7}  {row['flags']}"
+        )
+    if len(table) > limit:
+        lines.append(f"... and {len(table) - limit} more in the catalogue")
+    return lines
+
+
+def sexagesimal(ra: float, dec: float) -> tuple[str, str]:
+    """HH:MM:SS.sss and +DD:MM:SS.ss of a position [deg]."""
+    millis = round((ra % 360.0) / 15.0 * 3600.0 * 1000.0) % 86400000
+    h, rest = divmod(millis, 3600000)
+    m, s = divmod(rest, 60000)
+    hundredths = round(abs(dec) * 3600.0 * 100.0)
+    d, rest = divmod(hundredths, 360000)
+    dm, ds = divmod(rest, 6000)
+    return f"{h:02d}:{m:02d}:{s / 1000:06.3f}", f"{'-' if dec < 0 else '+'}{d:02d}:{dm:02d}:{ds / 100:05.2f}"
+
+
+def _number(value: float, spec: str) -> str:
+    return format(value, spec) if np.isfinite(value) else "-"

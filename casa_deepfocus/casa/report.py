@@ -1,0 +1,296 @@
+"""The report: one self-contained HTML page with the field, the probability map and every source."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+from astropy.table import Row, Table
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import AsinhNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse, Rectangle
+from numpy.typing import NDArray
+
+from casa_deepfocus.casa import products
+from casa_deepfocus.casa.inputs import Request
+from casa_deepfocus.core.cube import Cube
+
+if TYPE_CHECKING:
+    from casa_deepfocus.pipeline import Result, SourceDetail
+
+LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
+"""Colours of sources with a line, of those without, and of the fitted model."""
+
+PICTURES = 100
+"""Sources that get their own picture; the catalogue holds them all."""
+
+TEMPLATE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>sdeepfocus: {{ title }}</title>
+<style>
+ body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1e; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
+ h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
+ table { border-collapse: collapse; font-size: .85em; } th, td { padding: .3em .7em; text-align: right; }
+ th { border-bottom: 2px solid #1b1b1e; } td { border-bottom: 1px solid #ddd; white-space: nowrap; }
+ th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+ .facts td { text-align: left; white-space: normal; } .facts td:first-child { color: #666; }
+ .wide { overflow-x: auto; } img { max-width: 100%; } .err { color: #777; } a { color: #2e86ab; }
+ .note { color: #a33; }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>{{ verdict }}</p>
+{% for warning in warnings %}<p class="note">{{ warning }}</p>{% endfor %}
+<h2>Field</h2>
+<img alt="Integrated dirty image with the sources" src="data:image/png;base64,{{ field }}">
+<img alt="Probability map" src="data:image/png;base64,{{ probability }}">
+{% if rows %}
+<h2>Sources</h2>
+<div class="wide"><table><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr><td>{% if row.picture %}<a href="#{{ row.name }}">{{ row.name }}</a>{% else %}{{ row.name }}
+{% endif %}</td>{% for cell in row.cells %}<td>{{ cell.value }}{% if cell.error %}<span class="err"> &plusmn;
+{{ cell.error }}</span>{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% for row in rows if row.picture %}
+<h2 id="{{ row.name }}">{{ row.name }}</h2>
+<img alt="Focused image and spectrum" src="data:image/png;base64,{{ row.picture }}">
+{% endfor %}{% if more %}<p>{{ more }} further sources have no picture here; the catalogue holds them.</p>{% endif %}
+{% endif %}
+<h2>Input</h2>
+<table class="facts">{% for key, value in facts %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
+</body></html>
+"""
+
+
+def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
+    """Write <prefix>.html, and the picture of the field as <prefix>.png.
+
+    Parameters
+    ----------
+    prefix : Path
+    result : Result
+    cube : Cube
+    request : Request
+        For the header: the input and the parameters.
+    """
+    field = _png(field_figure(result, cube))
+    Path(f"{prefix}.png").write_bytes(field)
+    table = result.catalogue
+    shapes = np.stack(products.observed_shapes(table, cube), axis=1)
+    rows = []
+    for number, (row, detail) in enumerate(zip(table, result.details, strict=True)):
+        picture = _png(source_figure(row, detail, shapes[number], cube)) if number < PICTURES else b""
+        rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": _text(picture)})
+    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(
+        title=prefix.name,
+        verdict=_verdict(result),
+        warnings=_warnings(cube),
+        field=_text(field),
+        probability=_text(_png(probability_figure(result, cube))),
+        heads=["name", "RA", "Dec", "freq [GHz]", "FWHM [arcsec]", "line FWHM [km/s]", "line flux [Jy km/s]",
+               "continuum [mJy]", "SNR", "reliability", "flags"],
+        rows=rows,
+        more=max(len(table) - PICTURES, 0),
+        facts=_facts(result, cube, request),
+    )  # fmt: skip
+    Path(f"{prefix}.html").write_text(page, encoding="utf-8")
+
+
+def field_figure(result: Result, cube: Cube) -> Figure:
+    """The integrated dirty image in sigma, with the sources' boxes and names, the primary beam and the beam."""
+    figure = Figure(figsize=(9.6, 8.0), layout="constrained")
+    axes = _sky_axes(figure, cube)
+    image = result.integrated
+    top = max(float(np.nanmax(image)) if np.isfinite(image).any() else 1.0, 10.0)
+    shown = axes.imshow(
+        image, origin="lower", cmap="Greys", norm=AsinhNorm(3.0, vmin=-5.0, vmax=top), interpolation="nearest"
+    )
+    bar = figure.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, label="integrated dirty image [sigma]")
+    bar.ax.minorticks_off()
+    pb = np.nan_to_num(np.nanmax(cube.pb, axis=0)) if np.isfinite(cube.pb).any() else np.zeros(cube.shape)
+    levels = [level for level in (0.2, 0.5) if pb.min() < level < pb.max()]
+    if levels:
+        axes.contour(pb, levels=levels, colors="#777777", linewidths=0.8, linestyles="dashed")
+    _draw_sources(axes, result.catalogue, cube.shape)
+    _draw_beam(axes, cube)
+    axes.set_title(_verdict(result), fontsize=11)
+    return figure
+
+
+def probability_figure(result: Result, cube: Cube) -> Figure:
+    """Blobs Finder's probability map with the sources' positions."""
+    figure = Figure(figsize=(7.0, 5.8), layout="constrained")
+    axes = _sky_axes(figure, cube)
+    shown = axes.imshow(result.probability, origin="lower", cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest")
+    figure.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, label="probability of a source")
+    if len(result.catalogue):
+        axes.plot(result.catalogue["x"], result.catalogue["y"], "+", color="white", markersize=9, markeredgewidth=1.2)
+    axes.set_xlim(-0.5, cube.shape[1] - 0.5)
+    axes.set_ylim(-0.5, cube.shape[0] - 0.5)
+    return figure
+
+
+def source_figure(row: Row, detail: SourceDetail, shape: NDArray[np.float64], cube: Cube) -> Figure:
+    """The spectrally focused image of a source, and its spectrum with range, model and Deep GRU's output."""
+    spectral = cube.nchan > 1
+    figure = Figure(figsize=(11.0, 3.6) if spectral else (4.2, 3.6), layout="constrained")
+    left, *right = figure.subplots(1, 2, width_ratios=[1.0, 2.1]) if spectral else [figure.subplots()]
+    _draw_focused(left, figure, row, detail, shape, cube)
+    if right:
+        _draw_spectrum(right[0], row, detail, cube)
+    return figure
+
+
+def _draw_focused(
+    axes: Axes, figure: Figure, row: Row, detail: SourceDetail, shape: NDArray[np.float64], cube: Cube
+) -> None:
+    x, y = float(row["x"]), float(row["y"])
+    ny, nx = detail.focused.shape
+    left, bottom = detail.focused_origin
+    # Offsets from the source [arcsec]: east is positive and to the left.
+    extent = [-(left - 0.5 - x) * cube.cell, -(left + nx - 0.5 - x) * cube.cell,
+              (bottom - 0.5 - y) * cube.cell, (bottom + ny - 0.5 - y) * cube.cell]  # fmt: skip
+    shown = axes.imshow(detail.focused * 1e3, origin="lower", extent=extent, cmap="Greys", interpolation="nearest")
+    figure.colorbar(shown, ax=axes, shrink=0.9, label="mJy/beam")
+    colour = LINE if row["line_flux"] > 0 else CONTINUUM
+    # With x drawn as offset to the east, north through east turns from +y towards +x.
+    axes.add_patch(Ellipse((0.0, 0.0), shape[1], shape[0], angle=-shape[2], fill=False, color=colour, linewidth=1.6))
+    axes.set(xlabel="east [arcsec]", ylabel="north [arcsec]", title="focused image, FWHM as observed")
+    axes.title.set_fontsize(10)
+
+
+def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> None:
+    known = bool(np.isfinite(cube.freq).all())
+    freq = cube.freq / 1e9 if known else np.arange(cube.nchan, dtype=float)
+    step = abs(freq[1] - freq[0])
+    order = np.argsort(freq)
+    if row["line_flux"] > 0:
+        first, last = (min(max(int(channel), 0), cube.nchan - 1) for channel in (detail.chan0, detail.chan1))
+        low, high = sorted((freq[first], freq[last]))
+        axes.axvspan(low - step / 2, high + step / 2, color=LINE, alpha=0.12, linewidth=0, label="line range")
+    axes.axhline(0.0, color="#bbbbbb", linewidth=0.8)
+    axes.step(freq[order], detail.spectrum[order] * 1e3, where="mid", color="#666666", linewidth=1.0, label="spectrum")
+    axes.plot(freq[order], detail.model[order] * 1e3, color=MODEL, linewidth=1.6, label="fitted model")
+    other = axes.twinx()
+    other.plot(freq[order], detail.clean[order], color=CONTINUUM, linewidth=1.1, linestyle="dotted", label="Deep GRU")
+    other.set(ylim=(-0.05, 1.3), yticks=[0.0, 0.5, 1.0])
+    other.tick_params(labelcolor=CONTINUUM, labelsize=8)
+    axes.set_xlim(freq.min() - step, freq.max() + step)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.set(xlabel=f"frequency [GHz], {cube.frame}" if known else "channel", ylabel="flux density [mJy], as observed")
+    handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+    names = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
+    axes.legend(handles, names, loc="upper right", fontsize=8, frameon=False, ncols=4)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.18 * (high - low))
+
+
+def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
+    ny, nx = shape
+    for row in table:
+        colour = LINE if row["line_flux"] > 0 else CONTINUUM
+        x0, y0, x1, y1 = (int(row[name]) for name in ("x0", "y0", "x1", "y1"))
+        axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=colour, linewidth=1.3))
+        above = y1 < 0.93 * ny
+        axes.annotate(
+            str(row["name"]), (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
+            textcoords="offset points", ha="left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center",
+            va="bottom" if above else "top", color=colour, fontsize=7.5 if len(table) <= 30 else 5.0,
+        )  # fmt: skip
+    axes.plot([], [], "s", markerfacecolor="none", color=LINE, label="with a line")
+    axes.plot([], [], "s", markerfacecolor="none", color=CONTINUUM, label="continuum only")
+    axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
+
+
+def _draw_beam(axes: Axes, cube: Cube) -> None:
+    beam = np.median(cube.beams, axis=0)
+    size = beam[0] / cube.cell
+    place = (0.03 * cube.shape[1] + size / 2, 0.03 * cube.shape[0] + size / 2)
+    # Pixels run west with x, so north through east turns from +y towards -x: matplotlib's own sense.
+    axes.add_patch(Ellipse(place, beam[1] / cube.cell, size, angle=beam[2], color="#444444", linewidth=0))
+
+
+def _sky_axes(figure: Figure, cube: Cube) -> Any:
+    if cube.wcs is None:
+        axes = figure.add_subplot()
+        axes.set(xlabel="x [pixel]", ylabel="y [pixel]")
+        return axes
+    axes = figure.add_subplot(projection=cube.wcs)
+    frame = cube.meta.get("radesys", "")
+    axes.coords[0].set_axislabel(f"right ascension {frame}".strip())
+    axes.coords[1].set_axislabel(f"declination {frame}".strip(), minpad=0.4)
+    for coordinate in axes.coords:
+        coordinate.set_ticklabel(size=8, exclude_overlapping=True)
+    return axes
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def _text(png: bytes) -> str:
+    return base64.b64encode(png).decode("ascii")
+
+
+def _verdict(result: Result) -> str:
+    table = result.catalogue
+    lines = int(np.sum(np.asarray(table["line_flux"], float) > 0)) if len(table) else 0
+    if not len(table):
+        return "no source found"
+    plural = "s" if len(table) > 1 else ""
+    return f"{len(table)} source{plural}: {lines} with a line, {len(table) - lines} in the continuum only"
+
+
+def _warnings(cube: Cube) -> list[str]:
+    if cube.psf_is_measured:
+        return []
+    return ["No PSF was given: the Gaussian beam of the header stood in for it, and sidelobes were not removed."]
+
+
+def _cells(row: Row) -> list[dict[str, str]]:
+    ra, dec = products.sexagesimal(float(row["ra"]), float(row["dec"]))
+    size = f"{_number(row['fwhm_maj'], 1.0)} x {_number(row['fwhm_min'], 1.0)}"
+    return [
+        {"value": ra}, {"value": dec}, {"value": _number(row["freq"], 1e-9, 6)}, {"value": size},
+        _with_error(row, "line_fwhm", 1.0), _with_error(row, "line_flux", 1.0), _with_error(row, "continuum", 1e3),
+        {"value": _number(row["snr"], 1.0)}, {"value": _number(row["reliability"], 1.0)}, {"value": str(row["flags"])},
+    ]  # fmt: skip
+
+
+def _with_error(row: Row, name: str, scale: float) -> dict[str, str]:
+    value = _number(row[name], scale)
+    return {"value": value, "error": _number(row[f"{name}_err"], scale, 2) if value != "-" else ""}
+
+
+def _number(value: Any, scale: float, digits: int = 3) -> str:
+    """Significant digits, or decimals where more than 4 are asked for; '-' where not measured."""
+    number = float(value) * scale
+    if not np.isfinite(number):
+        return "-"
+    return f"{number:.{digits}f}" if digits > 4 else f"{number:#.{digits}g}".rstrip(".")
+
+
+def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]]:
+    beam = np.median(cube.beams, axis=0)
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
+    facts = [
+        ("input", ", ".join(request.vis) or request.imagename),
+        ("mode", f"{request.mode}, minsnr {request.minsnr:g}"),
+        ("cube", f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels of {cube.cell:.4g} arcsec"),
+        ("beam", f"{beam[0]:.4g} x {beam[1]:.4g} arcsec, position angle {beam[2]:.1f} deg"),
+        ("noise", f"{float(np.nanmedian(result.noise)) * 1e3:.4g} mJy/beam in a channel (median)"),
+        ("PSF", "measured" if cube.psf_is_measured else "Gaussian of the header's beam"),
+        ("counts", ", ".join(f"{name} {value}" for name, value in result.counts.items())),
+        ("steps", seconds),
+    ]
+    if cube.nchan > 1:
+        ends = sorted((cube.freq[0] / 1e9, cube.freq[-1] / 1e9))
+        facts.insert(3, ("frequencies", f"{ends[0]:.6f} to {ends[1]:.6f} GHz, {cube.frame}"))
+    return facts + [(key, cube.meta[key]) for key in ("telescope", "observer", "radesys") if key in cube.meta]

@@ -1,0 +1,132 @@
+"""The task: where CASA, the networks and the core meet. Check, image, read, find, write, tell."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from casatasks import casalog
+from tqdm import tqdm
+
+from casa_deepfocus import params, pipeline
+from casa_deepfocus.casa import images, imaging, inputs, products, report
+from casa_deepfocus.models import runner
+
+ORIGIN = "sdeepfocus"
+
+
+def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
+    """Find and measure the sources of a dirty cube.
+
+    Parameters
+    ----------
+    *values, **named
+        The parameters of `xml/sdeepfocus.xml`, in its order or by name.
+
+    Returns
+    -------
+    dict
+        outfile (str), counts (dict), products (ending -> path), timings (step -> seconds) and
+        sources (a list of dicts, one row of the catalogue each).
+
+    Raises
+    ------
+    DeepFocusError
+        Where the input cannot be used; nothing is written then.
+    """
+    parameters = dict(zip(params.sdeepfocus().names, values, strict=False)) | named
+    started = time.perf_counter()
+    timings: dict[str, float] = {}
+    with _timed(timings, "check"):
+        request = inputs.check(parameters)
+    for note in request.notes:
+        log(note)
+    with _timed(timings, "load networks"):
+        networks = runner.load_networks(request.models, request.device)
+    with products.workspace(request.outfile) as folder:
+        imagename = request.imagename
+        if request.vis:
+            with _timed(timings, "image"):
+                imagename = imaging.make_images(request, str(folder), log)
+        with _timed(timings, "read"):
+            cube, template = images.read_cube(imagename, request.psf, request.pb, log)
+        log(f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels, beam {cube.beam_pixels():.1f} pixels")
+        options = pipeline.Options(mode=request.mode, minsnr=request.minsnr)
+        with _progress() as progress, _timed(timings, "find"):
+            result = pipeline.run(cube, networks, options, log=log, progress=progress)
+        with _timed(timings, "write"):
+            staged = folder / "products"
+            staged.mkdir()
+            written = _write(staged, request, result, cube, template, imagename, _history(parameters))
+    timings |= {f"find: {name}": seconds for name, seconds in result.timings.items()}
+    timings["total"] = time.perf_counter() - started
+    for line in products.summary(result.catalogue):
+        log(line)
+    log(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
+    log(f"report: {written['html']}")
+    return {
+        "outfile": request.outfile,
+        "counts": dict(result.counts) | {"sources": len(result.catalogue)},
+        "products": written,
+        "timings": timings,
+        "sources": [{name: row[name].item() if hasattr(row[name], "item") else row[name] for name in row.colnames}
+                    for row in result.catalogue],
+    }  # fmt: skip
+
+
+def log(message: str, priority: str = "INFO") -> None:
+    """Post a message to the CASA log."""
+    casalog.post(message, priority=priority, origin=ORIGIN)
+
+
+def _write(
+    staged: Path,
+    request: inputs.Request,
+    result: Any,
+    cube: Any,
+    template: images.Template,
+    imagename: str,
+    history: tuple[str, ...],
+) -> dict[str, str]:
+    """Write all products into a folder, then move them into place together."""
+    base = os.path.basename(request.outfile)
+    products.write_all(staged, base, result, cube, template, history)
+    report.write(staged / base, result, cube, request)
+    suffixes = products.SUFFIXES
+    if request.vis and request.keepimages:
+        suffixes += products.IMAGES
+        stem = imagename.removesuffix(".image")
+        for suffix in products.IMAGES:
+            os.rename(stem + suffix, staged / (base + suffix))
+    return products.publish(staged, request.outfile, suffixes)
+
+
+def _history(parameters: dict[str, Any]) -> tuple[str, ...]:
+    given = ", ".join(f"{name}={value!r}" for name, value in parameters.items() if value not in ("", [], None))
+    return (f"sdeepfocus({given})",)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[name] = time.perf_counter() - start
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar, on a terminal only: call it with the step's name and the fraction done."""
+    with tqdm(total=100, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def show(step: str, fraction: float) -> None:
+            bar.set_description(step)
+            bar.update(100.0 * fraction - bar.n)
+
+        yield show
