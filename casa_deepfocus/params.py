@@ -120,11 +120,13 @@ class TaskSpec:
     def conditional_default(self, name: str, given: Mapping[str, Any]) -> tuple[bool, Any]:
         """Whether a sub-parameter is in force under the values given, and its default there.
 
-        A controller that is itself a sub-parameter must be in force too.
+        A controller that is itself a sub-parameter must be in force too; a sub-parameter that no
+        rule names is always in force.
         """
-        for rule in self.rules:
-            if name not in rule.defaults:
-                continue
+        rules = [rule for rule in self.rules if name in rule.defaults]
+        if not rules:
+            return True, _copy(self[name].default)
+        for rule in rules:
             controller = self[rule.controller]
             if controller.subparam and not self.conditional_default(controller.name, given)[0]:
                 continue
@@ -205,7 +207,7 @@ def _text(element: ElementTree.Element, tag: str) -> str:
 def _parameter(element: ElementTree.Element) -> Parameter:
     types = _types(element)
     value = element.find(f"{NAMESPACE}value")
-    main = types[0].name if len(types) == 1 else "any"
+    main = element.get("type", "")
     allowed: list[Any] = []
     limits: dict[str, float] = {}
     for group in element.findall(f"{NAMESPACE}allowed"):
@@ -214,6 +216,8 @@ def _parameter(element: ElementTree.Element) -> Parameter:
                 limits[item.get("range", "")] = float(item.text or "nan")
             elif group.get("kind") == "enum":
                 allowed.append(_scalar(item.text or "", item.get("type") or main))
+        if _flag(group, "ignorecase"):
+            allowed += [item.upper() for item in allowed]
     return Parameter(
         name=element.get("name", ""),
         types=types,
@@ -221,20 +225,23 @@ def _parameter(element: ElementTree.Element) -> Parameter:
         allowed=tuple(dict.fromkeys(allowed)),
         minimum=limits.get("min"),
         maximum=limits.get("max"),
-        short=" ".join(_text(element, "shortdescription").split()),
+        short=" ".join(_text(element, "shortdescription").split()).replace("\\'", "'"),
         description=_text(element, "description"),
-        subparam=(element.get("subparam") or "").lower() in ("true", "yes"),
+        subparam=element.get("subparam") == "true",
     )
 
 
 def _types(element: ElementTree.Element) -> tuple[ParameterType, ...]:
-    outer = element.get("mustexist", "").lower() in ("true", "yes")
+    declared = element.get("type", "")
     children = element.findall(f"{NAMESPACE}type")
-    if element.get("type") == "any" and children:
-        return tuple(
-            ParameterType((c.text or "").strip(), c.get("mustexist", "").lower() in ("true", "yes")) for c in children
-        )
-    return (ParameterType(element.get("type", ""), outer),)
+    if children or declared in ("any", "variant"):
+        types = tuple(ParameterType((child.text or "").strip(), _flag(child, "mustexist")) for child in children)
+        return types or (ParameterType("variant"),)
+    return (ParameterType(declared, _flag(element, "mustexist")),)
+
+
+def _flag(element: ElementTree.Element, attribute: str) -> bool:
+    return element.get(attribute, "").lower() in ("true", "yes")
 
 
 def _default(value: ElementTree.Element | None, declared: str) -> Any:
@@ -274,5 +281,8 @@ def _rule(controller: str, condition: ElementTree.Element, parameters: Mapping[s
         name = element.get("param", "")
         target = parameters.get(name)
         main = target.types[0].name if target and len(target.types) == 1 else "any"
-        defaults.setdefault(name, _default(element.find(f"{NAMESPACE}value"), main))
+        value = _default(element.find(f"{NAMESPACE}value"), main)
+        if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        defaults.setdefault(name, value)
     return Rule(controller, _scalar(condition.get("value", ""), kind), condition.tag == f"{NAMESPACE}equals", defaults)

@@ -17,13 +17,14 @@ from casa_deepfocus.params import Parameter, TaskSpec
 
 BLUE, RED, GREEN, BOLD_GREY, RESET = "\x1b[34m", "\x1b[91m", "\x1b[92m", "\x1b[1m\x1b[47m", "\x1b[0m"
 INDENT = 3
-DESCRIPTION_COLUMN = 37
+VALUE_WIDTH = 23
 
 
 class ShellTask(Task):
     """A task that takes what it is not given from the shell's variables, as ``inp`` and ``go`` need."""
 
-    state: ClassVar[dict[str, Any]]
+    state: ClassVar[dict[str, Any]] = {}
+    _frame: dict[str, Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task; with no argument at all, with the shell's variables (``go``)."""
@@ -56,9 +57,10 @@ class ShellTask(Task):
     def tget(self, savefile: str | None = None) -> None:
         """Set the shell's variables from a saved file, by default that of the last run."""
         name = self.spec.name
-        path = Path(savefile) if savefile else next(filter(Path.is_file, map(Path, (f"{name}.last", f"{name}.saved"))), None)
-        if path is None or not path.is_file():
-            sys.stdout.write(f"could not find last file: {path or name + '.last'}\nsetting defaults instead...\n")
+        last = Path(f"{name}.last")
+        path = Path(savefile) if savefile else last if last.is_file() else Path(f"{name}.saved")
+        if not path.is_file():
+            sys.stdout.write(f"could not find last file: {path}\nsetting defaults instead...\n")
             self.set_global_defaults()
             return
         loaded = run_path(str(path), init_globals={})
@@ -76,10 +78,11 @@ class ShellTask(Task):
         from casashell.private.stack_manip import find_frame
 
         # The stack is cut inside some callbacks, so the frame once found is kept.
-        frame = find_frame() or self.state.get("frame")
+        frame = find_frame()
+        frame = self._frame if frame is None else frame
         if frame is None:
             raise DeepFocusError(f"{self.spec.name}: inp and go work in the CASA shell only; call it with arguments")
-        self.state["frame"] = frame
+        self._frame = frame
         return frame
 
     def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +91,7 @@ class ShellTask(Task):
     def _inp_lines(self, names: Mapping[str, Any], screen: int) -> list[str]:
         spec = self.spec
         depths = {p.name: _depth(spec, p) for p in spec.parameters}
-        column = max(len(n) + INDENT * d for n, d in depths.items())
+        column = max((len(n) + INDENT * d for n, d in depths.items()), default=0)
         lines = []
         for parameter in spec.parameters:
             name, default = parameter.name, parameter.default
@@ -103,9 +106,9 @@ class ShellTask(Task):
             label = " " * (INDENT * depths[name]) + (f"{on}{label}{RESET}" if on else label)
             colour = RED if not _valid(spec, name, value) else "" if _same(value, default) else BLUE
             shown = f"'{value}'" if isinstance(value, str) else str(value)
-            text = f"{label} {colour}{shown:<23}{RESET if colour else ''}"
+            text = f"{label} {colour}{shown:<{VALUE_WIDTH}}{RESET if colour else ''}"
             hidden = (len(on) + len(RESET) if on else 0) + (len(colour) + len(RESET) if colour else 0)
-            lines.append(_with_description(text, parameter.short, hidden, screen))
+            lines.append(_with_description(text, parameter.short, hidden, column + VALUE_WIDTH + 4, screen))
         return lines
 
 
@@ -159,8 +162,8 @@ def _valid(spec: TaskSpec, name: str, value: Any) -> bool:
     return True
 
 
-def _with_description(text: str, description: str, hidden: int, screen: int) -> str:
-    """One parameter's line, its description wrapped to the screen in a column of its own.
+def _with_description(text: str, description: str, hidden: int, column: int, screen: int) -> str:
+    """One parameter's line, its description wrapped to the screen from `column` on.
 
     `hidden` counts the characters of `text` that are colour codes and take no place.
     """
@@ -168,11 +171,11 @@ def _with_description(text: str, description: str, hidden: int, screen: int) -> 
     if not words:
         return f"{text} #\n"
     lines: list[str] = []
-    if len(text) - hidden > DESCRIPTION_COLUMN - 1:
+    if len(text) - hidden > column - 1:
         lines.append(text)
     while words:
         first = not lines
-        line = f"{text} #" if first else " " * DESCRIPTION_COLUMN + "#"
+        line = f"{text} #" if first else " " * column + "#"
         offset = hidden if first else 0
         if len(line + words[0]) - offset + 1 > screen:
             # Not even one word fits: a narrow screen shows the parameter alone.
@@ -188,7 +191,7 @@ def _with_description(text: str, description: str, hidden: int, screen: int) -> 
 def _write_inputs(spec: TaskSpec, values: Mapping[str, Any], path: Path) -> bool:
     """Write the values as Python that ``tget`` can run; False where the folder cannot be written."""
     shown = {n: "None" if repr(v).startswith("<") else repr(v) for n, v in values.items()}
-    width = max(map(len, shown))
+    width = max(map(len, shown), default=0)
     lines = [f"{n:<{width}} = {v}\n" for n, v in shown.items()]
     call = ",".join(f"{n}={v}" for n, v in shown.items())
     try:

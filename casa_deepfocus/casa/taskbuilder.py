@@ -61,7 +61,7 @@ def _rules(parameter: Parameter, coerce: Any) -> dict[str, Any]:
     if len(parameter.types) > 1:
         return {"anyof": [_type_rules(t, coerce) for t in parameter.types]}
     rules = _type_rules(parameter.types[0], coerce)
-    if parameter.allowed:
+    if parameter.allowed and rules["type"] != "cVariant":
         rules["allowed"] = list(parameter.allowed)
     if parameter.minimum is not None:
         rules["min"] = parameter.minimum
@@ -221,7 +221,7 @@ def _signature(spec: TaskSpec, defaults: Mapping[str, Any] | None = None) -> ins
 
 def documentation(spec: TaskSpec) -> str:
     """The text of ``help(task)``: description, every parameter, examples."""
-    width = max(map(len, spec.names)) + 1
+    width = max(map(len, spec.names), default=0) + 1
     blocks = [f"{spec.name} ---- {spec.short}", spec.description, _headline("parameter descriptions")]
     lines = []
     for parameter in spec.parameters:

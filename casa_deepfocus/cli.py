@@ -1,0 +1,115 @@
+"""The command ``casa-deepfocus``: put the task into CASA's start-up file, take it out, say what is there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from casa_deepfocus import __version__, casa_data
+from casa_deepfocus.errors import DeepFocusError, MissingDependencyError, ProductError
+
+LINE = "from casa_deepfocus.casa_startup import *  # added by casa-deepfocus install"
+PACKAGES = ("casatools", "casatasks", "casashell", "casadata", "onnxruntime", "astropy", "scipy", "numpy")
+
+
+def startup_file() -> Path:
+    """The file that the CASA shell executes last when it starts, as CASA is configured.
+
+    Raises
+    ------
+    MissingDependencyError
+        Where CASA is not installed in this Python.
+    """
+    try:
+        from casaconfig import config
+    except ImportError as exc:
+        raise MissingDependencyError(
+            "the CASA shell is not installed in this Python: pip install 'casa-deepfocus[casa]'"
+        ) from exc
+    return Path(config.startupfile).expanduser()
+
+
+def install(path: Path) -> bool:
+    """Append the start-up line to `path` unless it is there; returns whether the file was changed."""
+    text = path.read_text() if path.exists() else ""
+    if LINE in text.splitlines():
+        return False
+    _write(path, text + ("" if not text or text.endswith("\n") else "\n") + LINE + "\n")
+    return True
+
+
+def uninstall(path: Path) -> bool:
+    """Take the start-up line out of `path`; returns whether the file was changed."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.strip() != LINE]
+    if len(kept) == len(lines):
+        return False
+    _write(path, "".join(kept))
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as exc:
+        raise ProductError(f"startupfile={str(path)!r}: cannot be written ({exc.strerror})") from exc
+
+
+def information() -> str:
+    """Versions, where CASA's data are, the networks that are shipped, and where they can run."""
+    lines = [f"casa_deepfocus {__version__} in {Path(__file__).parent}", f"python {sys.version.split()[0]}"]
+    for package in PACKAGES:
+        try:
+            lines.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f"{package} is not installed")
+    lines.append(f"data wheel: {casa_data.wheel_folder() or 'none'}")
+    lines.append(f"site configuration for scripts: {Path(casa_data.__file__).with_name('casasiteconfig.py')}")
+    for manifest in sorted((Path(__file__).parent / "models").rglob("manifest.json")):
+        try:
+            networks = json.loads(manifest.read_text()).get("networks", {})
+        except (OSError, ValueError) as exc:
+            lines.append(f"models: {manifest} cannot be read ({exc})")
+        else:
+            lines.append(f"models: {manifest.parent.name} ({', '.join(networks) or 'no networks'})")
+    lines.append(f"devices: {', '.join(_devices()) or 'none (onnxruntime is not installed)'}")
+    return "\n".join(lines)
+
+
+def _devices() -> list[str]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return []
+    from casa_deepfocus.models import runner
+
+    return list(runner.available_devices())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="casa-deepfocus", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("install", help="load the task in every CASA shell (for pip install -e and --user)")
+    commands.add_parser("uninstall", help="undo install")
+    commands.add_parser("info", help="versions, models and devices")
+    command = parser.parse_args(arguments).command
+    try:
+        if command == "info":
+            print(information())
+            return 0
+        path = startup_file()
+        changed = install(path) if command == "install" else uninstall(path)
+    except DeepFocusError as exc:
+        print(f"casa-deepfocus: {exc}", file=sys.stderr)
+        return 1
+    print(f"{path}: {'changed' if changed else 'nothing to change'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Every test runs in a folder of its own and with a HOME of its own: nobody's ~/.casa is touched."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+SITE_CONFIG = """\
+measurespath = {data!r}
+rundata = {data!r}
+datapath = [{data!r}]
+measures_auto_update = False
+data_auto_update = False
+logfile = {log!r}
+cachedir = {cache!r}
+nologger = True
+nogui = True
+"""
+
+
+def _casa_environment() -> Path:
+    """Point HOME and CASA's configuration at a temporary folder, before anything imports CASA.
+
+    Processes that tests start inherit it, and find `sim` and `training` of this checkout.
+    """
+    home = Path(tempfile.mkdtemp(prefix="casa-deepfocus-tests-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ["HOME"] = str(home)
+    os.environ["MPLBACKEND"] = "agg"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    wheel = importlib.util.find_spec("casadata")
+    if wheel is not None and wheel.origin is not None:
+        site = home / "casasiteconfig.py"
+        data = str(Path(wheel.origin).parent / "__data__")
+        site.write_text(SITE_CONFIG.format(data=data, log=str(home / "casa.log"), cache=str(home / "cache")))
+        os.environ["CASASITECONFIG"] = str(site)
+    return home
+
+
+CASA_HOME = _casa_environment()
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a test is its own `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def casa_home() -> Path:
+    """The HOME that this run of the tests uses; holds casasiteconfig.py and casa.log."""
+    return CASA_HOME
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
