@@ -1,0 +1,1 @@
+"""Networks, losses, training data, training, export and scores; run as `python -m training`."""
