@@ -1,225 +1,30 @@
 """Exact fast synthesis of whole dirty cubes at any geometry.
 
-dirty_c = PSF_c (x) (PB_c sky_c) + noise_c for every channel c, with natural weighting. The PSF and
-the primary beam change smoothly over a band, so they are computed at a few Chebyshev nodes and
-interpolated over frequency; the same interpolation serves the PSF that the cube carries and the
-convolution, which therefore agree. The PSF is a direct sum over the visibilities (Kaiser-Bessel
-gridding at twofold oversampling, good to 1e-6), known to twice the field.
+dirty_c = PSF_c (x) (PB_c sky_c) + noise_c for every channel c, with natural weighting. A source is
+convolved at a few nodes in frequency and interpolated onto the channels with the same weights as
+the PSF that the cube carries, so the two agree.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
-from scipy.special import i0, j1
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import covariance_to_shape, gaussian_image, shape_to_covariance
+from casa_deepfocus.core.geometry import covariance_to_shape, gaussian_image
 from casa_deepfocus.errors import ParameterError
-from sim import arrays
-from sim.psflib import fit_beam
+from sim import arrays, presets
+from sim.response import ARCSEC, Coverage, Grid, Response, gaussian_transform, pb_at, response
 from sim.sky import Source
 
-ARCSEC = np.pi / 180.0 / 3600.0
-KERNEL_WIDTH = 8
-KERNEL_BETA = 2.30 * KERNEL_WIDTH
-DISHES = {12.0: (10.7, 0.75), 7.0: (6.25, 0.75), 25.0: (24.5, 2.0)}
-"""Effective diameter and blockage [m] of CASA's Airy primary beams, by the antennas' diameter."""
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """A uv coverage; frozen, so that its PSFs can be remembered.
-
-    Attributes
-    ----------
-    array : str, a configuration of casadata
-    dec : float [deg]
-    hour_angle : float [hours], of the middle of the track
-    duration, integration : float [s]
-    """
-
-    array: str = "alma.cycle9.3"
-    dec: float = -35.0
-    hour_angle: float = 0.0
-    duration: float = 2400.0
-    integration: float = 30.0
-
-    def uvw(self) -> NDArray[np.float64]:
-        """(nvis, 3) [m]."""
-        angles = arrays.hour_angles(self.hour_angle, self.duration, self.integration)
-        return arrays.uvw_track(arrays.read_array(self.array), self.dec, angles)
-
-    def diameter(self) -> float:
-        """Diameter of the antennas [m]."""
-        return arrays.read_array(self.array).diameter
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Pixels and channels of a cube.
-
-    Attributes
-    ----------
-    npix : int, side of the square image, even
-    cell : float [arcsec]
-    nchan : int
-    freq0, chan_width : float [Hz], first channel and signed width
-    """
-
-    npix: int = 360
-    cell: float = 0.1
-    nchan: int = 128
-    freq0: float = 230.0e9
-    chan_width: float = 10.0e6
-
-    def freq(self) -> NDArray[np.float64]:
-        """(nchan,) channel centres [Hz]."""
-        return self.freq0 + self.chan_width * np.arange(self.nchan)
-
-
-@dataclass(frozen=True)
-class Response:
-    """What an observation does to the sky, at the nodes in frequency.
-
-    Attributes
-    ----------
-    psf : (nnode, 2 npix, 2 npix) float32, peak 1 at (npix, npix)
-    transfer : (nnode, 2 npix, npix + 1) float32, transform of the PSF about its peak, real
-    pb : (nnode, npix, npix) float32
-    beam : (nnode, 3) float64, covariances [pixel^2] of the fitted beams
-    interpolation : (nchan, nnode) float64, of the nodes onto the channels
-    """
-
-    psf: NDArray[np.float32]
-    transfer: NDArray[np.float32]
-    pb: NDArray[np.float32]
-    beam: NDArray[np.float64]
-    interpolation: NDArray[np.float64]
-
-    def channels(self, nodes: NDArray) -> NDArray:
-        """Values at the nodes (nnode, ...) interpolated onto the channels (nchan, ...)."""
-        return np.tensordot(self.interpolation.astype(nodes.dtype), nodes, axes=1)
-
-
-def direct_image(u: ArrayLike, v: ArrayLike, npix: int, cell: float) -> NDArray[np.float64]:
-    """Mean over the visibilities of cos 2 pi (u l + v m): the PSF of natural weighting.
-
-    Parameters
-    ----------
-    u, v : (nvis,) [wavelengths], u towards east
-    npix : int, even
-    cell : float [arcsec]
-
-    Returns
-    -------
-    (npix, npix) float64, peak 1 at (npix // 2, npix // 2); x runs west
-    """
-    size = fft.next_fast_len(2 * npix, real=True)
-    step = cell * ARCSEC * size
-    kx, ky = -np.asarray(u, dtype=float) * step, np.asarray(v, dtype=float) * step
-    if max(np.abs(kx).max(), np.abs(ky).max()) > size // 2 - KERNEL_WIDTH:
-        raise ParameterError("cell", cell, "too coarse for the longest baseline", "use a smaller cell")
-    grid = np.zeros(size * size)
-    base_x, base_y = np.floor(kx).astype(np.int64), np.floor(ky).astype(np.int64)
-    for shift_y in range(1 - KERNEL_WIDTH // 2, KERNEL_WIDTH // 2 + 1):
-        value_y = _kernel(base_y + shift_y - ky)
-        row = ((base_y + shift_y) % size) * size
-        for shift_x in range(1 - KERNEL_WIDTH // 2, KERNEL_WIDTH // 2 + 1):
-            value = value_y * _kernel(base_x + shift_x - kx)
-            grid += np.bincount(row + (base_x + shift_x) % size, weights=value, minlength=grid.size)
-    # The real part of the transform is that of the even part of the grid.
-    image = fft.fft2(grid.reshape(size, size)).real
-    keep = np.arange(-(npix // 2), npix - npix // 2)
-    taper = _kernel_transform(keep / size)
-    image = image[np.ix_(keep % size, keep % size)] / (taper[:, None] * taper[None, :])
-    return image / image[npix // 2, npix // 2]
-
-
-def _kernel(distance: NDArray) -> NDArray:
-    """Kaiser-Bessel gridding kernel at a distance in cells."""
-    inside = np.clip(1.0 - (2.0 * distance / KERNEL_WIDTH) ** 2, 0.0, None)
-    return i0(KERNEL_BETA * np.sqrt(inside))
-
-
-def _kernel_transform(position: NDArray) -> NDArray:
-    """Transform of `_kernel` at a position in units of the grid's image size."""
-    argument = np.sqrt(KERNEL_BETA**2 - (np.pi * KERNEL_WIDTH * position) ** 2)
-    return np.sinh(argument) / argument
-
-
-def primary_beam(
-    npix: int, cell: float, freq: float, diameter: float, *, centre: float | None = None
-) -> NDArray[np.float64]:
-    """Airy pattern of a blocked aperture, as CASA's: 10.7 m with 0.75 m blocked for a 12 m dish.
-
-    Parameters
-    ----------
-    npix, cell : int, float [arcsec]
-    freq : float [Hz]
-    diameter : float [m], of the dish; `DISHES` gives the effective one
-    centre : float [pixel]; npix // 2 by default
-
-    Returns
-    -------
-    (npix, npix) float64, 1 in the middle
-    """
-    axis = (np.arange(npix) - (npix // 2 if centre is None else centre)) * cell * ARCSEC
-    return airy(np.hypot(axis[:, None], axis[None, :]), freq, diameter)
-
-
-def airy(radius: ArrayLike, freq: float, diameter: float) -> NDArray[np.float64]:
-    """Power pattern at a radius [rad], see `primary_beam`."""
-    effective, blockage = DISHES.get(round(diameter, 1), (diameter, 0.0625 * diameter))
-    argument = np.maximum(np.pi * effective * freq / arrays.C_MS * np.asarray(radius, dtype=float), 1e-9)
-    ratio = blockage / effective
-    voltage = (2.0 * j1(argument) / argument - ratio**2 * 2.0 * j1(argument * ratio) / (argument * ratio)) / (
-        1.0 - ratio**2
-    )
-    return voltage**2
-
-
-def _nodes(uvw: NDArray, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Chebyshev nodes in frequency (nnode,) [Hz] and the interpolation matrix (nchan, nnode)."""
-    freq = grid.freq()
-    middle, half = 0.5 * (freq[0] + freq[-1]), 0.5 * abs(freq[-1] - freq[0])
-    if half == 0:
-        return freq[:1], np.ones((len(freq), 1))
-    # Largest change of a fringe's phase over half the band, at the corner of the PSF.
-    reach = np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC
-    phase = 2.0 * np.pi * np.hypot(uvw[:, 0], uvw[:, 1]).max() * half / arrays.C_MS * reach
-    number = int(np.ceil(phase)) + 5
-    points = np.cos(np.pi * (np.arange(number) + 0.5) / number)
-    position = (freq - middle) / half
-    matrix = np.ones((len(freq), number))
-    for i in range(number):
-        for j in range(number):
-            if i != j:
-                matrix[:, i] *= (position - points[j]) / (points[i] - points[j])
-    return middle + half * points, matrix
-
-
-@lru_cache(maxsize=2)
-def response(coverage: Coverage, grid: Grid) -> Response:
-    """PSFs, primary beams and beams of an observation (remembered for the last two asked for)."""
-    uvw = coverage.uvw()
-    freqs, matrix = _nodes(uvw, grid)
-    size = 2 * grid.npix
-    psf = np.empty((len(freqs), size, size), np.float32)
-    pb = np.empty((len(freqs), grid.npix, grid.npix), np.float32)
-    beam = np.empty((len(freqs), 3))
-    for index, freq in enumerate(freqs):
-        scale = freq / arrays.C_MS
-        psf[index] = direct_image(uvw[:, 0] * scale, uvw[:, 1] * scale, size, grid.cell)
-        pb[index] = primary_beam(grid.npix, grid.cell, freq, coverage.diameter())
-        beam[index] = fit_beam(psf[index])
-    transfer = fft.rfft2(fft.ifftshift(psf, axes=(1, 2))).real
-    return Response(psf, transfer.astype(np.float32), pb, beam, matrix)
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.wcs import WCS
 
 
 def convolved_sources(resp: Response, sources: Sequence[Source]) -> NDArray[np.float32]:
@@ -231,7 +36,8 @@ def convolved_sources(resp: Response, sources: Sequence[Source]) -> NDArray[np.f
         plane = np.zeros((len(resp.psf), size, size), np.float32)
         if source.fwhm_min >= 2.0:
             shape = gaussian_image((npix, npix), source.x, source.y, source.covariance())
-            norm = 2.0 * np.pi * np.sqrt(np.linalg.det(_matrix(source.covariance())))
+            sxx, syy, sxy = source.covariance()
+            norm = 2.0 * np.pi * np.sqrt(sxx * syy - sxy * sxy)
             plane[:, :npix, :npix] = resp.pb * (shape / norm).astype(np.float32)
             spectrum = fft.rfft2(plane)
         else:
@@ -241,27 +47,6 @@ def convolved_sources(resp: Response, sources: Sequence[Source]) -> NDArray[np.f
             spectrum = spectrum * np.exp(-2j * np.pi * (kx * source.x + ky * source.y))
         out[index] = fft.irfft2(spectrum * resp.transfer, s=(size, size))[:, :npix, :npix]
     return out
-
-
-def _matrix(covariance: ArrayLike) -> NDArray[np.float64]:
-    sxx, syy, sxy = np.asarray(covariance, dtype=float)
-    return np.array([[sxx, sxy], [sxy, syy]])
-
-
-def gaussian_transform(covariance: ArrayLike, kx: NDArray, ky: NDArray) -> NDArray[np.float64]:
-    """Transform of a Gaussian of unit flux at spatial frequencies kx, ky [1/pixel]."""
-    sxx, syy, sxy = np.asarray(covariance, dtype=float)
-    return np.exp(-2.0 * np.pi**2 * (sxx * kx * kx + syy * ky * ky + 2.0 * sxy * kx * ky))
-
-
-def pb_at(pb: NDArray, source: Source) -> NDArray[np.float64]:
-    """(n,) response of primary beams (n, npix, npix) at a source, bilinear."""
-    npix = pb.shape[-1]
-    x0, y0 = int(np.clip(source.x, 0, npix - 2)), int(np.clip(source.y, 0, npix - 2))
-    fx, fy = np.clip(source.x - x0, 0, 1), np.clip(source.y - y0, 0, 1)
-    low = pb[:, y0, x0] * (1 - fx) + pb[:, y0, x0 + 1] * fx
-    high = pb[:, y0 + 1, x0] * (1 - fx) + pb[:, y0 + 1, x0 + 1] * fx
-    return (low * (1 - fy) + high * fy).astype(float)
 
 
 def noise_cube(coverage: Coverage, grid: Grid, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -337,7 +122,7 @@ def simulate_cube(
         data += np.tensordot(mixing.reshape(grid.nchan, -1).astype(np.float32), images.reshape(-1, *data.shape[1:]), 1)
     pb = resp.channels(resp.pb)
     data[pb < pblimit] = np.nan
-    maj, minor, pa = covariance_to_shape(resp.interpolation @ resp.beam)
+    maj, minor, pa = covariance_to_shape(resp.channels(resp.beam))
     return Cube(
         data=data,
         psf=resp.channels(resp.psf),
@@ -352,8 +137,8 @@ def simulate_cube(
     )
 
 
-def celestial_wcs(grid: Grid, ra: float, dec: float):  # type: ignore[no-untyped-def]  # astropy is optional here
-    """The celestial WCS of a cube, SIN projection about the phase centre (an astropy WCS)."""
+def celestial_wcs(grid: Grid, ra: float, dec: float) -> WCS:
+    """The celestial WCS of a cube, SIN projection about the phase centre [deg]."""
     from astropy.wcs import WCS
 
     wcs = WCS(naxis=2)
@@ -367,7 +152,28 @@ def celestial_wcs(grid: Grid, ra: float, dec: float):  # type: ignore[no-untyped
     return wcs
 
 
-def beam_pixels(resp: Response) -> NDArray[np.float64]:
-    """(3,) covariance [pixel^2] of the beam in the middle of the band."""
-    maj, minor, pa = covariance_to_shape(resp.interpolation[len(resp.interpolation) // 2] @ resp.beam)
-    return shape_to_covariance(maj, minor, pa)
+def simulate(preset: str, seed: int, index: int, empty: bool = False) -> tuple[Cube, Table]:
+    """One field of a preset and its truth; it depends on (preset, seed, index) alone.
+
+    Parameters
+    ----------
+    preset : str, a key of `presets.PRESETS`
+    seed, index : int
+    empty : bool
+        Leave out the sources; the noise is the one that the field would have with them.
+
+    Returns
+    -------
+    cube : Cube
+    truth : astropy Table, see docs/architecture.md
+    """
+    from sim.truth import truth_table
+
+    sky, noise = (
+        np.random.Generator(np.random.Philox(child))
+        for child in np.random.SeedSequence([zlib.crc32(preset.encode()), seed, index]).spawn(2)
+    )
+    field = presets.draw(preset, sky)
+    sources = () if empty else field.sources
+    cube = simulate_cube(sources, field.coverage, field.grid, field.noise, noise)
+    return cube, truth_table(sources, response(field.coverage, field.grid), cube, field.noise)

@@ -266,6 +266,47 @@ def is_usable(psf: NDArray, covariance: NDArray, sidelobe: float = 0.5, axis_rat
     return bool(np.abs(psf[outside]).max() < sidelobe and fwhm_maj < axis_ratio * fwhm_min)
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Visibilities on the working grid: `fit_scale`."""
+
+    kx: NDArray[np.int64]
+    ky: NDArray[np.int64]
+    scale: float
+    """Cells per unit of u: GRID times the pixel, in radian per wavelength unit."""
+    plane: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
+def fit_scale(uv: NDArray, robust: float = float("nan")) -> Scaled:
+    """Choose the pixel so that the fitted beam has `PIXELS_PER_BEAM` of them.
+
+    Parameters
+    ----------
+    uv : (nvis, 2) [m or wavelengths]
+    robust : float, Briggs' parameter; NaN for natural weighting
+
+    Raises
+    ------
+    DataError
+        When the pixels per beam do not settle.
+    """
+    scale = 0.12 * GRID / np.sqrt(np.mean(uv**2))
+    for attempt in range(25):
+        # x runs west: a pixel's phase is -u.
+        kx, ky = np.rint(-uv[:, 0] * scale).astype(np.int64), np.rint(uv[:, 1] * scale).astype(np.int64)
+        # An imager drops the few baselines that pixels of this size cannot hold; so do we.
+        inside = np.maximum(np.abs(kx), np.abs(ky)) < GRID // 2
+        kx, ky = kx[inside], ky[inside]
+        plane, _ = weigh(half_plane(kx, ky, np.ones(len(kx))), robust)
+        covariance = fit_beam(np.fft.fftshift(np.fft.irfft2(plane, s=(GRID, GRID))))
+        fwhm = FWHM_PER_SIGMA * (covariance[0] * covariance[1] - covariance[2] ** 2) ** 0.25
+        if abs(fwhm / PIXELS_PER_BEAM - 1.0) < (0.004 if attempt < 15 else 0.03):
+            return Scaled(kx, ky, float(scale), plane, covariance)
+        scale *= fwhm / PIXELS_PER_BEAM
+    raise DataError(f"the beam settles at {fwhm:.2f} working pixels instead of {PIXELS_PER_BEAM:g}")
+
+
 def make_entry(track: Track) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
     """Grid one track at `PIXELS_PER_BEAM`.
 
@@ -283,27 +324,11 @@ def make_entry(track: Track) -> tuple[NDArray[np.int64], NDArray[np.float32], ND
     array = arrays.read_array(track.array)
     integration = min(60.0, track.duration / 10.0)
     angles = arrays.hour_angles(track.hour_angle, track.duration, integration)
-    uv = arrays.uvw_track(array, track.dec, angles)[:, :2]
-    scale = 0.12 * GRID / np.sqrt(np.mean(uv**2))
-    for attempt in range(25):
-        # x runs west: a pixel's phase is -u.
-        kx, ky = np.rint(-uv[:, 0] * scale).astype(int), np.rint(uv[:, 1] * scale).astype(int)
-        # An imager drops the few baselines that pixels of this size cannot hold; so do we.
-        inside = np.maximum(np.abs(kx), np.abs(ky)) < GRID // 2
-        kx, ky = kx[inside], ky[inside]
-        plane, _ = weigh(half_plane(kx, ky, np.ones(len(kx))), track.robust)
-        covariance = fit_beam(np.fft.fftshift(np.fft.irfft2(plane, s=(GRID, GRID))))
-        fwhm = FWHM_PER_SIGMA * np.linalg.det([[covariance[0], covariance[2]], [covariance[2], covariance[1]]]) ** 0.25
-        if abs(fwhm / PIXELS_PER_BEAM - 1.0) < (0.004 if attempt < 15 else 0.03):
-            break
-        scale *= fwhm / PIXELS_PER_BEAM
-    else:
-        raise DataError(f"{track.array} at dec {track.dec:.0f}: the beam settles at {fwhm:.2f} pixels")
-    if not is_usable(np.fft.fftshift(np.fft.irfft2(plane, s=(GRID, GRID))), covariance):
+    fit = fit_scale(arrays.uvw_track(array, track.dec, angles)[:, :2], track.robust)
+    if not is_usable(np.fft.fftshift(np.fft.irfft2(fit.plane, s=(GRID, GRID))), fit.covariance):
         raise DataError(f"{track.array} at dec {track.dec:.0f}: hardly a beam (too long, or its sidelobes too high)")
-    flip = kx < 0
-    kx, ky = np.where(flip, -kx, kx), np.where(flip, -ky, ky)
-    cells, inverse = np.unique((ky % GRID) * (GRID // 2 + 1) + kx, return_inverse=True)
+    sign = np.where(fit.kx < 0, -1, 1)
+    cells, inverse = np.unique((sign * fit.ky % GRID) * (GRID // 2 + 1) + sign * fit.kx, return_inverse=True)
     values = np.bincount(inverse.ravel()).astype(np.float64)
-    beam = np.array([float(v) for v in covariance_to_shape(covariance)])
+    beam = np.array([float(v) for v in covariance_to_shape(fit.covariance)])
     return cells, (values / values.max()).astype(np.float32), beam
