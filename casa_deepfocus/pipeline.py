@@ -274,7 +274,7 @@ def run(
         with clock.step("focusing"):
             candidates = focus_and_decide(search, line, spectra)
             found = [start_component(search, line, candidate) for candidate in candidates]
-            found = [item for item in found if is_new(search, item.component)]
+            found = distinct([item for item in found if is_new(search, item.component)], 0.5 * search.beam)
         with clock.step("morphology"):
             measure_shapes(search, found)
         with clock.step("flux"):
@@ -565,6 +565,15 @@ def is_new(search: _Search, component: Component) -> bool:
     return not any(_same_source(component, other, 0.5 * search.beam) for other in search.refused)
 
 
+def distinct(found: Sequence[_Focus], distance: float) -> list[_Focus]:
+    """One candidate where several maps or spectra show the same line of the same source: the first."""
+    kept: list[_Focus] = []
+    for item in found:
+        if not any(_same_source(item.component, other.component, distance) for other in kept):
+            kept.append(item)
+    return kept
+
+
 def _same_source(one: Component, other: Component, distance: float) -> bool:
     if np.hypot(one.x - other.x, one.y - other.y) > distance or one.has_line != other.has_line:
         return False
@@ -649,8 +658,8 @@ def _line_image(search: _Search, component: Component) -> tuple[NDArray, float, 
 
 
 def refine(search: _Search, new: Sequence[Component]) -> int:
-    """Fit the new components together with the old; drop what is not significant. Number kept of the new."""
-    before = list(search.components)
+    """Fit the new components together with the old; drop what is not significant. Number of changes that stay."""
+    before = {(id(c), c.has_line, c.has_cont) for c in search.components}
     for component in new:
         _add(search, component)
     for _ in range(4):
@@ -658,7 +667,7 @@ def refine(search: _Search, new: Sequence[Component]) -> int:
         weak = prune(search)
         if not weak:
             break
-    return sum(component not in before for component in search.components)
+    return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
 
 
 def _add(search: _Search, component: Component) -> None:

@@ -109,7 +109,7 @@ class LineSearch:
         self._sums = np.zeros((line.shape[0] + 1, *line.shape[1:]), dtype=np.float32)
         reference = np.sqrt(weights.max())
         for chan in range(line.shape[0]):
-            np.nan_to_num(line[chan] * np.float32(weights[chan] / reference), out=self._sums[chan + 1])
+            self._sums[chan + 1] = np.nan_to_num(line[chan] * np.float32(weights[chan] / reference))
             self._sums[chan + 1] += self._sums[chan]
         self._reference = reference
         self.blank = ~np.isfinite(line).any(axis=0)

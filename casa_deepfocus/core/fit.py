@@ -129,16 +129,12 @@ class _Stamp:
         self.y0 = (low_y + high_y - self.size) // 2
         self.shape = shape
         fy, fx = fft.fftfreq(self.size)[:, None], fft.rfftfreq(self.size)[None, :]
-        # The dirty image holds nothing above the longest baseline; a soft edge below Nyquist keeps
-        # the image of a point compact and changes no product with the data.
-        taper = [0.5 * (1 + np.cos(np.pi * np.clip((np.abs(f) - 0.3) / 0.2, 0, 1))) for f in (fy, fx)]
-        self._taper = taper[0] * taper[1]
         self._factors = [1.0, -2j * np.pi * fx, -2j * np.pi * fy]
         self._factors += [-2 * np.pi**2 * fx**2, -2 * np.pi**2 * fy**2, -4 * np.pi**2 * fx * fy]
 
     def images(self, vector: NDArray) -> NDArray[np.float32]:
         """(6, size, size) : a component's image of unit flux, and its derivatives by x, y, sxx, syy, sxy."""
-        base = self._taper * gaussian_transform(
+        base = gaussian_transform(
             (self.size, self.size), vector[0] - self.x0, vector[1] - self.y0, vector[2:5]
         )
         return fft.irfft2(np.stack([base * factor for factor in self._factors]), s=(self.size, self.size))
@@ -252,7 +248,7 @@ class _Group:
     def solve(self, iterations: int) -> bool:
         """Levenberg-Marquardt steps from the start; the components take the result. True when they moved."""
         vectors = [v.copy() for v in self.start]
-        best, damping, moved = 0.0, 1e-3, False
+        best, damping, moved = self._prior(vectors), 1e-3, False
         for _ in range(iterations):
             gradient, fisher, names = self._with_prior(*self.normal_equations(vectors), vectors)
             diagonal = np.diag(fisher).copy()
@@ -325,10 +321,10 @@ class _Group:
 
 
 def _bounded_covariance(covariance: NDArray, beam_variance: float) -> NDArray:
-    """Covariance with eigenvalues between -0.15 and 40 beam variances: unresolved stays unbiased, not wild."""
+    """Covariance with eigenvalues between -0.1 and 40 beam variances: unresolved stays unbiased, not wild."""
     matrix = np.array([[covariance[0], covariance[2]], [covariance[2], covariance[1]]])
     values, axes = np.linalg.eigh(matrix)
-    values = np.clip(values, -0.15 * beam_variance, 40.0 * beam_variance)
+    values = np.clip(values, -0.1 * beam_variance, 40.0 * beam_variance)
     matrix = axes @ np.diag(values) @ axes.T
     return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 1]])
 

@@ -16,6 +16,9 @@ from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
 def gaussian_transform(shape: tuple[int, int], x: float, y: float, covariance: ArrayLike) -> NDArray[np.complex64]:
     """Fourier transform of a Gaussian of unit flux on the half plane of `scipy.fft.rfft2`.
 
+    It is band-limited: a soft edge below Nyquist, where no baseline of a properly sampled image
+    lies, keeps the image of a point compact and changes no product with the data.
+
     Parameters
     ----------
     shape : (ny, nx) of the periodic grid
@@ -29,14 +32,16 @@ def gaussian_transform(shape: tuple[int, int], x: float, y: float, covariance: A
     sxx, syy, sxy = np.asarray(covariance, dtype=float)
     fy = fft.fftfreq(shape[0])[:, None]
     fx = fft.rfftfreq(shape[1])[None, :]
-    phase = np.exp(-2j * np.pi * fy * y).astype(np.complex64) * np.exp(-2j * np.pi * fx * x).astype(np.complex64)
+    edge_y, edge_x = (0.5 + 0.5 * np.cos(np.pi * np.clip((np.abs(f) - 0.3) / 0.2, 0.0, 1.0)) for f in (fy, fx))
+    along_y, along_x = edge_y * np.exp(-2j * np.pi * fy * y), edge_x * np.exp(-2j * np.pi * fx * x)
+    phase = along_y.astype(np.complex64) * along_x.astype(np.complex64)
     if not np.any((sxx, syy, sxy)):
         return phase
     fx, fy = fx.astype(np.float32), fy.astype(np.float32)
     exponent = np.float32(syy) * fy * fy + np.float32(sxx) * fx * fx + np.float32(2.0 * sxy) * fx * fy
     exponent *= np.float32(-2.0 * np.pi**2)
-    # A fitted covariance may be slightly negative; far out, where no baseline measures, it must not overflow.
-    phase *= np.exp(np.clip(exponent, -80.0, 20.0))
+    # A fitted covariance may be slightly negative; far out, where no baseline measures, it must not grow.
+    phase *= np.exp(np.clip(exponent, -80.0, 2.0))
     return phase
 
 
