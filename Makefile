@@ -1,0 +1,51 @@
+# make demo: a simulated observation through the whole task, the catalogue beside the truth.
+# make test: the checks that every change must pass.
+# Each makes .venv by itself; the CASA data come from the casadata wheel unless others are installed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+SOURCES := setup.py $(shell find casa_deepfocus etc -type f -not -name '*.pyc')
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+# For programs that start CASA without the task; a site's own configuration stays in force.
+ifeq ($(wildcard /opt/casa/casasiteconfig.py /home/casa/casasiteconfig.py),)
+export CASASITECONFIG ?= $(CURDIR)/casa_deepfocus/casasiteconfig.py
+endif
+export MPLBACKEND ?= agg
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	rm -rf demo
+	$(BIN)/python -m sim demo --out demo
+	cd demo && $(BIN)/python -m casashell --nologger --nogui -c "sdeepfocus(vis='demo.ms', datacolumn='data', outfile='demo')"
+	$(BIN)/python -m training score demo/truth.ecsv demo/demo.cat.ecsv
+
+test: $(VENV)/tested lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/tested
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12) and 'Python 3.10, 3.11 or 3.12 is needed (make PYTHON=...), as CASA has it')"
+	$(PYTHON) -m venv $(VENV)
+
+# The dependencies, and again when their list changes.
+$(VENV)/dependencies: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) '.[casa,sim]'
+	touch $@
+
+# The package, and again when its sources change.
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	$(PIP) --no-deps --force-reinstall .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(PIP) '.[casa,sim,training,test]'
+	touch $@
