@@ -1,0 +1,33 @@
+"""``python -m benchmarks speed``, from the root of the repository."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import speed
+from casa_deepfocus.errors import DeepFocusError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; the parsed arguments carry the function to call as `run`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("speed", help="seconds of each step and peak memory of one search")
+    speed.add_arguments(command)
+    command.set_defaults(run=speed.run)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one benchmark; returns the exit status."""
+    args = make_parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except DeepFocusError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
