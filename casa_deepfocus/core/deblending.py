@@ -11,21 +11,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
 
 from casa_deepfocus.core.boxes import Box, box_of
 from casa_deepfocus.core.focusing import (
     FOCUS_HALF_WIDTH,
+    aperture,
     brightest_pixel,
     crop_origin,
     focus,
     focus_range,
     global_snr,
+    grow_friends,
     refine_position,
     snr_increases,
+    subtract_source,
 )
 from casa_deepfocus.core.spectra import Peak
-from casa_deepfocus.errors import ParameterError
 
 NO_PEAK = "no peak"
 CONDITION_1 = "condition 1"
@@ -61,6 +62,8 @@ class GraphThresholds:
         Factor by which an SNR has to grow to count as an increase.
     half_width : float [FWHM of the line]
         Half-width of the range that is integrated.
+    radius : float [pixel]
+        Largest radius of the circle in which the global SNR is measured: half a beam.
     margin : int [pixel]
         How far outside a blob's box its brightest pixel may lie.
     crop : int [pixel]
@@ -76,6 +79,7 @@ class GraphThresholds:
     superposed: float = 1.5
     increase: float = 1.0
     half_width: float = FOCUS_HALF_WIDTH
+    radius: float = 3.0
     margin: int = 2
     crop: int = 64
     linking: int = 1
@@ -193,88 +197,6 @@ def join_peaks(one: Peak, other: Peak) -> Peak:
     )
 
 
-def grow_friends(
-    image: NDArray, seed: tuple[int, int], sigma: float, linking: int = 1, step: float = 0.05
-) -> tuple[NDArray[np.bool_], float]:
-    """Friends-of-friends growth of a source around its brightest pixel, to the plateau of the SNR.
-
-    Each iteration lowers the level by `step` of the seed's value and links the pixels above it that
-    lie within the linking length of a member and are not brighter than the members around them (a
-    pixel that rises again belongs to a neighbour). After each iteration the SNR of the members'
-    sum is measured; the growth stops at its maximum. The SNR of the sum (sum / (sigma sqrt N)) takes
-    the place of eq. 17's, whose median over a known sigma falls from the first pixel on. For a
-    Gaussian the plateau is the contour at 28 % of the peak.
-
-    Parameters
-    ----------
-    image : (ny, nx) float [any unit], NaN where masked
-    seed : (x, y) int [pixel], a finite, positive pixel
-    sigma : float [unit of the image]
-    linking : int [pixel], linking length along x and y; 1 links the eight neighbours
-    step : float, fraction of the seed's value
-
-    Returns
-    -------
-    members : (ny, nx) bool
-    snr : float [sigma, if the pixels were independent], of the members' sum
-
-    Raises
-    ------
-    ParameterError
-        The seed is not a positive pixel of the image, or `sigma` is not positive.
-    """
-    x, y = seed
-    ny, nx = image.shape
-    if not (0 <= x < nx and 0 <= y < ny and np.isfinite(image[y, x]) and image[y, x] > 0):
-        raise ParameterError("seed", seed, "must be a positive pixel of the image")
-    if not sigma > 0:
-        raise ParameterError("sigma", sigma, "the noise must be positive")
-    values = np.where(np.isfinite(image), image, -np.inf)
-    members = np.zeros(image.shape, dtype=bool)
-    members[y, x] = True
-    best, best_snr = members.copy(), float(values[y, x] / sigma)
-    for level in values[y, x] * np.arange(1.0 - step, 0.0, -step):
-        above = values >= level
-        while True:
-            around = maximum_filter(np.where(members, values, -np.inf), size=2 * linking + 1)
-            friends = above & ~members & (values <= around)
-            if not friends.any():
-                break
-            members |= friends
-        snr = float(values[members].sum() / (sigma * np.sqrt(members.sum())))
-        if snr < best_snr:
-            break
-        best, best_snr = members.copy(), snr
-    return best, best_snr
-
-
-def subtract_source(
-    image: NDArray, noise: float, source: NDArray, source_noise: float, pixel: tuple[int, int], shared: float = 0.0
-) -> tuple[NDArray, float]:
-    """An image without a source that is known from another range of channels.
-
-    The source's own focused image, sidelobes included, is scaled to vanish at its brightest pixel;
-    imaging is linear, so what is left belongs to others.
-
-    Parameters
-    ----------
-    image : (ny, nx) [any unit], with rms `noise`
-    source : (ny, nx) [same unit], the image focused on the source, with rms `source_noise`
-    pixel : (x, y) [pixel], the source's brightest pixel
-    shared : float [unit^2], variance of the channels that both images integrate
-
-    Returns
-    -------
-    residual : (ny, nx)
-    noise : float, its rms
-    """
-    x, y = pixel
-    scale = float(image[y, x] / source[y, x]) if source[y, x] > 0 and np.isfinite(image[y, x]) else 0.0
-    scale = max(scale, 0.0)
-    variance = noise**2 + (scale * source_noise) ** 2 - 2.0 * scale * shared
-    return image - scale * source, float(np.sqrt(max(variance, 0.0)))
-
-
 class _Blob:
     """The crop of the line cube around a blob, and how to focus it."""
 
@@ -316,6 +238,10 @@ class _Blob:
             image, noise = subtract_source(image, noise, other.image, other.noise, other.pixel, shared)
         return self.measure(focused.peak, focused.channels, image, noise)
 
+    def snr(self, focused: _Focused, box: Box) -> float:
+        """Global SNR of a focused source."""
+        return global_snr(focused.image, aperture(box, focused.pixel, self.thresholds.radius), focused.noise)
+
     def grown_box(self, focused: _Focused) -> Box:
         """The box of the friends of a focused image's brightest pixel, in the crop."""
         if focused.pixel is None or not focused.pixel_snr > 0:
@@ -328,7 +254,7 @@ class _Blob:
         if focused.pixel is not None and reason != SHOULDER:
             x, y = refine_position(focused.image, *focused.pixel)
         peak = focused.peak
-        snr = global_snr(focused.image, box, focused.noise)
+        snr = self.snr(focused, box)
         dx, dy = self.origin
         return Candidate(
             x + dx, y + dy, box.shift(dx, dy), peak.chan, peak.fwhm, peak.chan0, peak.chan1, snr, focused.pixel_snr,
@@ -351,10 +277,10 @@ def _primary(
     central = focused.pixel is not None and at_same_position(box.centre, focused.pixel, thresholds.same_position)
     if not shoulder and (len(ranked) > 1 or not central):
         box = blob.grown_box(focused)
-    snr = global_snr(focused.image, box, focused.noise)
+    snr = blob.snr(focused, box)
     if integrated_snr is None:
         image, noise = blob.image(0, blob.cube.shape[0] - 1)
-        integrated_snr = global_snr(image, box, noise)
+        integrated_snr = blob.snr(replace(focused, image=image, noise=noise), box)
     if not passes_condition_1(integrated_snr, snr, thresholds):
         return focused, box, "", snr
     if shoulder:
@@ -446,10 +372,10 @@ def _secondary(blob: _Blob, item: _Focused, kept: list[tuple[_Focused, Box, str]
         same = same or at_same_position(item.pixel, other.pixel, thresholds.same_position)
         if passes_condition_2(True, same):
             continue
-        before = global_snr(other.image, box, other.noise)
+        before = blob.snr(other, box)
         low, high = min(item.channels[0], other.channels[0]), max(item.channels[1], other.channels[1])
         image, noise = blob.image(low, high)
-        after = global_snr(image, box, noise)
+        after = blob.snr(replace(other, image=image, noise=noise), box)
         if not snr_increases(before, after, thresholds.increase):
             return CONDITION_2, item.pixel_snr
         joined = blob.measure(join_peaks(other.peak, item.peak), (low, high), image, noise)
