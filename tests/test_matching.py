@@ -89,7 +89,8 @@ def test_sources_and_detections_without_a_line(mode, true_chan, found_chan, pair
     truth = sources([50.0], [50.0], [true_chan], continuum=1.0)
     result = match_physical(truth, sources([50.0], [50.0], [found_chan]), mode)
     assert counts(result)[0] == pairs
-    assert len(result.false_positives) == 1 - pairs
+    half = mode == "both" and np.isfinite(true_chan) and np.isnan(found_chan)
+    assert len(result.false_positives) == 1 - pairs - half
     flagged = bool(result.line_claimed.any())
     assert flagged == (mode == "both" and np.isnan(true_chan) and np.isfinite(found_chan))
 
@@ -99,6 +100,20 @@ def test_a_source_without_a_line_prefers_the_detection_without_one():
     result = match_physical(truth, sources([50.0, 52.5], [50.0, 50.0], [64.0, np.nan]))
     assert result.pairs.tolist() == [[0, 1]]
     assert not result.line_claimed.any()
+
+
+def test_the_continuum_of_a_source_whose_line_is_missed_is_neither_found_nor_false():
+    truth = sources([50.0, 90.0], [50.0, 90.0], [64.0, 64.0], continuum=[1.0, 0.0])
+    found = sources([50.0, 50.5, 90.0], [50.0, 50.0, 90.0])
+    result = match_physical(truth, found)
+    score = score_physical(truth, found, result)
+    # One detection for one source; a source without continuum excuses none.
+    assert (score["lines_missed"], score["true_positives"], score["false_positives"]) == (1, 0, 2)
+    assert result.tolerated.tolist() == [0]
+    assert score["recall"] == 0.0
+    again = match_physical(truth, sources([50.0, 50.5], [50.0, 50.0], [64.0, np.nan]))
+    assert (len(again.pairs), again.duplicates.tolist(), again.tolerated.tolist()) == (1, [1], [])
+    assert again.false_positives.tolist() == [1]
 
 
 def test_in_continuum_mode_a_line_only_source_is_neither_found_nor_false():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,8 @@ def score_tables(
         When a column or the beam is missing, a unit is wrong, or the mode unknown.
     """
     true, detected = to_sources(truth, found, beam, cell)
+    asked = Columns(truth, "TRUTH").get(f"snr_{mode}") if mode in ("line", "continuum") else true.snr
+    true = replace(true, snr=np.where(np.isfinite(asked), asked, true.snr))
     alone = ~np.isin(detected.field, true.field)
     if len(true) == 0 and "field" not in found.colnames:
         alone[:] = True
@@ -137,8 +139,8 @@ def listing(score: Score, true_names: list[str], names: list[str]) -> list[str]:
     truth, found, partner = score.truth, score.found, dict(score.matching.pairs.tolist())
     claimed = {int(t) for t, _ in score.matching.pairs[score.matching.line_claimed]}
     lines = [
-        "field  truth             snr   offset    dchan  line flux      sigma  continuum      sigma   maj ratio  catalogue",
-        "                             [beam]   [chan]  found/true            found/true            found/true",
+        "field  truth             snr   offset    dchan  line flux    sigma  continuum    sigma  maj ratio  catalogue",
+        "                             [beam]   [chan]  found/true          found/true          found/true",
     ]
     pairs = np.array([(t, f) for t, f in partner.items()], dtype=np.int64).reshape(-1, 2)
     rest = {name: difference(truth, found, pairs, name) for name in ("line_flux", "continuum")}
@@ -154,9 +156,9 @@ def listing(score: Score, true_names: list[str], names: list[str]) -> list[str]:
         cells = [_text(separations(here, there)[0, 0], "9.3f"), _text(there.chan[0] - here.chan[0])]
         for name in ("line_flux", "continuum"):
             residual, error = rest[name][0][row], rest[name][1][row]
-            cells += [_text(1.0 + residual, "11.3f"), _text(residual / error if error > 0 else np.nan, "10.1f")]
+            cells += [_text(1.0 + residual, "11.3f"), _text(residual / error if error > 0 else np.nan, "8.1f")]
         with np.errstate(divide="ignore", invalid="ignore"):
-            cells.append(_text(there.fwhm_maj[0] / here.fwhm_maj[0], "11.2f"))
+            cells.append(_text(there.fwhm_maj[0] / here.fwhm_maj[0], "10.2f"))
         note = "  (line claimed)" if index in claimed else ""
         lines.append(f"{head}{' '.join(cells)}  {names[mate]}{note}")
     for index in score.matching.false_positives:
@@ -175,6 +177,7 @@ def summary(score: Score) -> list[str]:
         (
             f"  sources {p['n_truth']}   detections {p['n_found']}   found {p['true_positives']}"
             f"   false positives {p['false_positives']} (duplicates {p['duplicates']}, misplaced {p['misplaced']})"
+            f"   false lines {p['false_lines']}   lines missed {p['lines_missed']}"
         ),
         (
             f"  recall {_text(p['recall'], '6.3f')}   at SNR >= 5 {_text(p['recall_snr5'], '6.3f')}"
@@ -196,8 +199,9 @@ def summary(score: Score) -> list[str]:
             f"   mean IoU {_text(d['mean_iou'], '6.3f')}   false positives {d['false_positives']}"
         ),
         (
-            f"  lenient:    recall {_text(d['recall_lenient'], '6.3f')}   precision {_text(d['precision_lenient'], '6.3f')}"
-            f"                    false positives {d['false_positives_lenient']}"
+            f"  lenient:    recall {_text(d['recall_lenient'], '6.3f')}"
+            f"   precision {_text(d['precision_lenient'], '6.3f')}"
+            f"{'':20s}false positives {d['false_positives_lenient']}"
         ),
         "residuals of isolated sources (found - true; fluxes relative)",
         "             n      bias       std    robust  within 68%  pull std  over the bound",
@@ -205,11 +209,9 @@ def summary(score: Score) -> list[str]:
     for name in PARAMETERS:
         r = score.residuals[name]
         if r["n"]:
-            bound = _text(r.get("over_bound", np.nan), "16.2f")
-            lines.append(
-                f"  {name:<10s}{r['n']:4d}{_text(r['bias'], '10.3f')}{_text(r['std'], '10.3f')}"
-                f"{_text(r['robust_std'], '10.3f')}{_text(r['coverage68'], '12.2f')}{_text(r['pull_std'], '10.2f')}{bound}"
-            )
+            numbers = [_text(r[key], "10.3f") for key in ("bias", "std", "robust_std")]
+            numbers += [_text(r["coverage68"], "12.2f"), _text(r["pull_std"], "10.2f")]
+            lines.append(f"  {name:<10s}{r['n']:4d}{''.join(numbers)}{_text(r.get('over_bound', np.nan), '16.2f')}")
     return lines
 
 

@@ -32,6 +32,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "line_flux": ("line_flux", "line_flux_jykms", "integrated_flux", "flux_int", "f_sum"),
     "continuum": ("continuum", "total_flux", "int_flux", "flux_continuum"),
     "snr": ("snr", "s_n", "sn", "peak_snr"),
+    "snr_line": ("snr_line",),
+    "snr_continuum": ("snr_continuum",),
 }
 """Column names understood, in order of preference; case does not matter."""
 
@@ -39,6 +41,7 @@ UNITS = {
     "ra": u.deg, "dec": u.deg, "x": u.pix, "y": u.pix, "chan": u.pix, "freq": u.Hz, "fwhm_maj": u.arcsec,
     "fwhm_min": u.arcsec, "pa": u.deg, "line_fwhm": u.km / u.s, "line_fwhm_chan": u.pix,
     "line_flux": u.Jy * u.km / u.s, "continuum": u.Jy, "snr": u.dimensionless_unscaled,
+    "snr_line": u.dimensionless_unscaled, "snr_continuum": u.dimensionless_unscaled,
 }  # fmt: skip
 """Units after reading; a column without a unit is taken to be in these (docs/architecture.md)."""
 
@@ -225,6 +228,7 @@ def _sources(c: Columns, x: NDArray, y: NDArray, chan: NDArray, scale: dict[str,
         line_fwhm=np.where(np.isfinite(own), own, width), fwhm_maj=c.get("fwhm_maj") / scale["cell"],
         fwhm_min=c.get("fwhm_min") / scale["cell"], pa=c.get("pa"), line_flux=c.get("line_flux"),
         continuum=c.get("continuum"), snr=c.get("snr"), errors=errors,
+        snr_total=np.hypot(c.get("snr_line"), c.get("snr_continuum")),
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ Which lines go with which (physical):
 truth     detection            match
 ========  ===================  ==========================================================
 line      line                 on position and channel
-line      none                 no (mode 'continuum': on position)
+line      none                 no; where the source has continuum as well, the detection is not false
+                               either: it counts in `lines_missed` (mode 'continuum': on position)
 none      none                 on position
 none      line                 on position, after the detections without a line; flagged
 ========  ===================  ==========================================================
@@ -73,7 +74,8 @@ class Sources:
     fwhm_maj, fwhm_min : (n,) float64 [pixel], deconvolved
     pa : (n,) float64 [deg]
     line_flux, continuum : (n,) float64, any unit as long as truth and catalogue share it
-    snr : (n,) float64, matched filter
+    snr : (n,) float64, matched filter; of the line where there is one
+    snr_total : (n,) float64, matched filter, line and continuum together
     errors : dict of (n,) float64, by the names above
     """
 
@@ -89,6 +91,7 @@ class Sources:
     line_flux: NDArray[np.float64]
     continuum: NDArray[np.float64]
     snr: NDArray[np.float64]
+    snr_total: NDArray[np.float64]
     errors: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
@@ -137,10 +140,13 @@ class Matching:
     pairs : (m, 2) int64, indices into truth and catalogue
     missed : (k,) int64, indices into the truth
     false_positives : (f,) int64, indices into the catalogue; holds the duplicates and the misplaced
-    duplicates : (d,) int64, false positives that would match a source that another detection has
+    duplicates : (d,) int64, false positives that would match a source that another detection has, or show
+        its continuum once more
     misplaced : (p,) int64, false positives within the radius of a source that nobody found
-    tolerated : (t,) int64, detections of sources that were not asked for (mode 'continuum')
+    tolerated : (t,) int64, detections neither right nor wrong: of sources that were not asked for (mode
+        'continuum'), or of the continuum of a source whose line was not found (mode 'both')
     line_claimed : (m,) bool, pairs in which the detection has a line and the source has none
+    mode : {'line', 'continuum', 'both'}
     """
 
     pairs: NDArray[np.int64]
@@ -150,6 +156,7 @@ class Matching:
     misplaced: NDArray[np.int64]
     tolerated: NDArray[np.int64]
     line_claimed: NDArray[np.bool_]
+    mode: str = "both"
 
 
 def _assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -209,13 +216,20 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
     pairs, missed, tolerated, duplicates, misplaced = [], [], [], [], []
     for t_all, f_index in _by_field(truth, found):
         t_index = t_all[truth.has_line[t_all]] if mode == "line" else t_all
-        cost, near = _physical_cost(truth.take(t_index), found.take(f_index), mode)
+        here, there = truth.take(t_index), found.take(f_index)
+        cost, near = _physical_cost(here, there, mode)
         matched = _assign(cost)
         alone = np.ones(len(f_index), dtype=bool)
         alone[matched[:, 1]] = False
         unfound = np.ones(len(t_index), dtype=bool)
         unfound[matched[:, 0]] = False
-        double = alone & np.isfinite(cost[~unfound]).any(axis=0)
+        # Detections of no line on the sky position of a source with one.
+        lineless = near & here.has_line[:, None] & ~there.has_line & (mode == "both")
+        halves = lineless & unfound[:, None] & alone & (here.continuum > 0.0)[:, None]
+        half = _assign(np.where(halves, separations(here, there), np.inf))[:, 1]
+        tolerated.append(f_index[half])
+        alone[half] = False
+        double = alone & (np.isfinite(cost) | lineless)[~unfound].any(axis=0)
         duplicates.append(f_index[double])
         misplaced.append(f_index[alone & ~double & near[unfound].any(axis=0)])
         asked = np.ones(len(t_index), dtype=bool)
@@ -237,6 +251,7 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         misplaced=_joined(misplaced),
         tolerated=free,
         line_claimed=claimed,
+        mode=mode,
     )
 
 
@@ -362,7 +377,7 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
     Returns
     -------
     dict : n_truth (asked for), n_found (without the tolerated), true_positives, false_positives, duplicates,
-        misplaced, false_lines, recall, recall_snr5 (matched-filter SNR >= 5), precision, snr50,
+        misplaced, false_lines, lines_missed, recall, recall_snr5 (matched-filter SNR >= 5), precision, snr50,
         completeness (per SNR bin: low, high, n, found), blends (per separation bin: low, high, n pairs with
         both SNR >= 5, both found, one found)
     """
@@ -384,6 +399,7 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
         "duplicates": len(matching.duplicates),
         "misplaced": len(matching.misplaced),
         "false_lines": int(matching.line_claimed.sum()),
+        "lines_missed": len(matching.tolerated) if matching.mode == "both" else 0,
         "recall": _ratio(int(hit.sum()), int(asked.sum())),
         "recall_snr5": _ratio(int((hit & bright).sum()), int(bright.sum())),
         "precision": _ratio(len(matching.pairs), n_found),

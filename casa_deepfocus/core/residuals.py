@@ -66,14 +66,15 @@ def position_bound(truth: Sources) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    truth : Sources, `snr` that of the matched filter
+    truth : Sources; `snr_total` is used where it is known, else `snr`
 
     Returns
     -------
     (n,) float64 [pixel]; the source taken as round
     """
     source2 = np.nan_to_num(truth.fwhm_maj * truth.fwhm_min) / FWHM_PER_SIGMA**2
-    return np.sqrt((truth.beam / FWHM_PER_SIGMA) ** 2 + 2.0 * source2) / truth.snr
+    snr = np.where(np.isfinite(truth.snr_total), truth.snr_total, truth.snr)
+    return np.sqrt((truth.beam / FWHM_PER_SIGMA) ** 2 + 2.0 * source2) / snr
 
 
 def channel_bound(truth: Sources) -> NDArray[np.float64]:
