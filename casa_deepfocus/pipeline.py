@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.boxes import Box
@@ -258,6 +259,14 @@ def run(
         The cube holds no data, or mode 'line' is asked of an image without a spectrum.
     """
     options = options or Options()
+    # Small matrices: threads of the linear algebra only wait for each other, and change the last bits.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _run(cube, networks, options, log, progress)
+
+
+def _run(
+    cube: Cube, networks: Networks, options: Options, log: Log, progress: Callable[[str, int], None] | None
+) -> Result:
     clock = _Clock()
     if options.mode == "line" and cube.nchan < MIN_LINE_CHANNELS:
         raise DataError(f"mode='line' needs at least {MIN_LINE_CHANNELS} channels; the image has {cube.nchan}")

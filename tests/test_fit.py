@@ -1,0 +1,115 @@
+"""The joint fit recovers planted sources with errors that mean something."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from casa_deepfocus.core.fit import NAMES, Component, JointFit, groups_of
+from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
+from casa_deepfocus.core.psf import Imager, gaussian_transform
+from sim.psflib import load_library
+
+NPIX, NCHAN = 128, 24
+
+
+@pytest.fixture(scope="module")
+def array():
+    library = load_library("test")
+    entry = int(np.flatnonzero(np.isnan(library.robust))[0])
+    weights, noise = library.weights([entry])
+    psf = np.fft.fftshift(np.fft.irfft2(weights[0], s=(256, 256))).astype(np.float32)[None]
+    return Imager(psf, (NPIX, NPIX)), noise[0], shape_to_covariance(*library.beam[entry])
+
+
+def noise_cube(amplitude, rng):
+    white = rng.standard_normal((NCHAN, 256, 256))
+    return np.fft.irfft2(amplitude * np.fft.rfft2(white), s=(256, 256))[:, :NPIX, :NPIX].astype(np.float32)
+
+
+def observe(imager, sources, data):
+    transforms = np.stack([gaussian_transform(imager.grid, s.x, s.y, s.covariance) for s in sources])
+    imager.subtract(data, transforms, -np.array([s.spectrum(NCHAN) for s in sources]))
+    return data
+
+
+def source(x, y, **values):
+    shape = shape_to_covariance(values.pop("maj", 3.0), values.pop("minor", 2.0), values.pop("pa", 40.0))
+    return Component(x, y, shape, has_cont=True, has_slope=True, **values)
+
+
+def test_noise_free_truth_is_recovered_exactly(array):
+    imager, _, beam = array
+    truth = [
+        source(60.3, 50.7, amp=20.0, chan=8.2, fwhm=4.0, cont=3.0, slope=0.05),
+        source(64.0, 52.0, amp=12.0, chan=15.0, fwhm=5.0, cont=1.0),
+        source(20.0, 100.0, amp=9.0, chan=12.0, fwhm=3.0),
+    ]
+    data = observe(imager, truth, np.zeros((NCHAN, NPIX, NPIX), np.float32))
+    assert data.max() > 10, "the truth must not be trivial"
+    start = [
+        Component(t.x + 0.6, t.y - 0.5, 0.4 * beam, amp=0.7 * t.amp, chan=t.chan + 0.5, fwhm=1.4 * t.fwhm, has_cont=True, has_slope=True)
+        for t in truth
+    ]
+    fit = JointFit(data, np.ones(NCHAN), imager, beam)
+    fit.fit(start, sweeps=12, iterations=20)
+    assert np.abs(fit.residual).max() < 2e-2
+    for found, true in zip(start, truth, strict=True):
+        assert np.hypot(found.x - true.x, found.y - true.y) < 0.02
+        assert found.amp == pytest.approx(true.amp, rel=0.01)
+        assert found.fwhm == pytest.approx(true.fwhm, rel=0.01)
+        np.testing.assert_allclose(covariance_to_shape(found.covariance)[:2], covariance_to_shape(true.covariance)[:2], rtol=0.05)
+
+
+def test_errors_are_the_scatter_over_noise_draws(array):
+    imager, amplitude, beam = array
+    true = source(60.0, 64.0, amp=9.0, chan=11.6, fwhm=5.0, cont=2.0)
+    clean = observe(imager, [true], np.zeros((NCHAN, NPIX, NPIX), np.float32))
+    rng = np.random.default_rng(20261120)
+    pulls = []
+    for _ in range(60):
+        start = Component(60.4, 63.7, 0.3 * beam, amp=7.0, chan=11.0, fwhm=6.0, has_cont=True, has_slope=True)
+        JointFit(clean + noise_cube(amplitude, rng), np.ones(NCHAN), imager, beam).fit([start])
+        assert start.snr_line > 8
+        pulls.append([(a - b) / start.errors[n] for n, a, b in zip(NAMES, start.vector(), true.vector(), strict=True)])
+    spread = 1.4826 * np.median(np.abs(pulls), axis=0)
+    # 60 draws of a standard normal: the robust spread scatters by 0.15, the mean by 0.13.
+    assert np.all((spread > 0.6) & (spread < 1.45)), dict(zip(NAMES, spread, strict=True))
+    assert np.all(np.abs(np.mean(pulls, axis=0)) < 0.5)
+
+
+def test_unresolved_source_comes_out_small(array):
+    imager, _, beam = array
+    true = Component(64.25, 61.5, np.zeros(3), amp=15.0, chan=10.0, fwhm=4.0)
+    data = observe(imager, [true], np.zeros((NCHAN, NPIX, NPIX), np.float32))
+    start = Component(64.0, 62.0, 0.3 * beam, amp=10.0, chan=10.0, fwhm=4.0)
+    JointFit(data, np.ones(NCHAN), imager, beam).fit([start], sweeps=6, iterations=20)
+    assert float(covariance_to_shape(start.covariance)[0]) < 0.2 * 5.0
+    assert start.amp == pytest.approx(15.0, rel=0.01)
+
+
+def test_blank_pixels_and_flagged_channels_do_not_enter(array):
+    imager, _, beam = array
+    true = source(60.0, 64.0, amp=15.0, chan=11.0, fwhm=5.0, cont=3.0)
+    data = observe(imager, [true], np.zeros((NCHAN, NPIX, NPIX), np.float32))
+    data[3] = 1e6
+    sigma = np.ones(NCHAN)
+    sigma[3] = np.nan
+    data[:, :20] = np.nan
+    start = source(60.5, 64.5, amp=10.0, chan=11.5, fwhm=5.0, cont=2.0)
+    JointFit(data, sigma, imager, beam).fit([start], sweeps=6, iterations=20)
+    assert start.amp == pytest.approx(15.0, rel=0.02)
+
+
+def test_spectrum_of_a_source_ignores_its_neighbours(array):
+    imager, _, beam = array
+    truth = [source(60.0, 60.0, amp=20.0, chan=8.0, fwhm=4.0), source(70.0, 60.0, amp=30.0, chan=16.0, fwhm=4.0)]
+    data = observe(imager, truth, np.zeros((NCHAN, NPIX, NPIX), np.float32))
+    fit = JointFit(data, np.ones(NCHAN), imager, beam)
+    fit.fit(truth, sweeps=1)
+    np.testing.assert_allclose(fit.source_spectrum(truth[0]), truth[0].spectrum(NCHAN), atol=0.05)
+
+
+def test_groups_are_chains_of_neighbours():
+    components = [Component(x, 50.0, np.zeros(3)) for x in (10.0, 60.0, 16.0, 22.0)]
+    assert sorted(sorted(group) for group in groups_of(components, 5.0)) == [[0, 2, 3], [1]]
