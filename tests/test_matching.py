@@ -110,7 +110,8 @@ def test_the_continuum_of_a_source_whose_line_is_missed_is_neither_found_nor_fal
     # One detection for one source; a source without continuum excuses none.
     assert (score["lines_missed"], score["true_positives"], score["false_positives"]) == (1, 0, 2)
     assert result.tolerated.tolist() == [0]
-    assert score["recall"] == 0.0
+    assert (score["recall"], score["recall_sky"]) == (0.0, 0.5)
+    assert result.halves.tolist() == [[0, 0]]
     again = match_physical(truth, sources([50.0, 50.5], [50.0, 50.0], [64.0, np.nan]))
     assert (len(again.pairs), again.duplicates.tolist(), again.tolerated.tolist()) == (1, [1], [])
     assert again.false_positives.tolist() == [1]

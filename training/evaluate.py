@@ -81,16 +81,9 @@ class Evaluation:
 
 def simulate_field(preset: str, seed: int, index: int, empty: bool) -> tuple[Cube, Table]:
     """One field of the fast simulator; the same (preset, seed, index) gives the same field."""
-    from sim.cube import simulate_cube
-    from sim.presets import draw
-    from sim.response import response
-    from sim.truth import truth_table
+    from sim.cube import simulate
 
-    rng = np.random.default_rng((seed, index))
-    field = draw(preset, rng)
-    sources = () if empty else field.sources
-    cube = simulate_cube(sources, field.coverage, field.grid, field.noise, rng)
-    return cube, truth_table(sources, response(field.coverage, field.grid), cube, field.noise)
+    return simulate(preset, seed, index, empty)
 
 
 class PipelineSearch:

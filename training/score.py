@@ -192,6 +192,10 @@ def summary(score: Score) -> list[str]:
             span = f"{row['low']:.1f} - {row['high']:.1f} beams"
             lines.append(f"    pairs {span}: both found {row['both']}, one {row['one']}, of {row['n']}")
     lines += [
+        (
+            f"  recall in line or continuum {_text(p['recall_sky'], '6.3f')}"
+            f"   at total SNR >= 5 {_text(p['recall_sky_snr5'], '6.3f')}"
+        ),
         f"  empty fields {score.empty['n_fields']}   false alarms in them {score.empty['false_alarms']}",
         "deepfocus (2D IoU >= 0.6, centres <= 3 pixels, 1D IoU >= 0.6)",
         (

@@ -143,10 +143,10 @@ class Matching:
     duplicates : (d,) int64, false positives that would match a source that another detection has, or show
         its continuum once more
     misplaced : (p,) int64, false positives within the radius of a source that nobody found
-    tolerated : (t,) int64, detections neither right nor wrong: of sources that were not asked for (mode
-        'continuum'), or of the continuum of a source whose line was not found (mode 'both')
+    halves : (h, 2) int64, missed sources with a line and detections of their continuum alone (mode 'both')
+    tolerated : (t,) int64, detections neither right nor wrong: those of `halves`, or of sources that were not
+        asked for (mode 'continuum')
     line_claimed : (m,) bool, pairs in which the detection has a line and the source has none
-    mode : {'line', 'continuum', 'both'}
     """
 
     pairs: NDArray[np.int64]
@@ -154,9 +154,9 @@ class Matching:
     false_positives: NDArray[np.int64]
     duplicates: NDArray[np.int64]
     misplaced: NDArray[np.int64]
+    halves: NDArray[np.int64]
     tolerated: NDArray[np.int64]
     line_claimed: NDArray[np.bool_]
-    mode: str = "both"
 
 
 def _assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -213,7 +213,8 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
     """
     if mode not in MODES:
         raise ParameterError("mode", mode, "unknown", f"Use one of {MODES}")
-    pairs, missed, tolerated, duplicates, misplaced = [], [], [], [], []
+    none = np.empty((0, 2), dtype=np.int64)
+    pairs, half_pairs, missed, tolerated, duplicates, misplaced = [none], [none], [], [], [], []
     for t_all, f_index in _by_field(truth, found):
         t_index = t_all[truth.has_line[t_all]] if mode == "line" else t_all
         here, there = truth.take(t_index), found.take(f_index)
@@ -225,10 +226,11 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         unfound[matched[:, 0]] = False
         # Detections of no line on the sky position of a source with one.
         lineless = near & here.has_line[:, None] & ~there.has_line & (mode == "both")
-        halves = lineless & unfound[:, None] & alone & (here.continuum > 0.0)[:, None]
-        half = _assign(np.where(halves, separations(here, there), np.inf))[:, 1]
-        tolerated.append(f_index[half])
-        alone[half] = False
+        possible = lineless & unfound[:, None] & alone & (here.continuum > 0.0)[:, None]
+        half = _assign(np.where(possible, separations(here, there), np.inf))
+        half_pairs.append(np.stack([t_index[half[:, 0]], f_index[half[:, 1]]], axis=1))
+        tolerated.append(f_index[half[:, 1]])
+        alone[half[:, 1]] = False
         double = alone & (np.isfinite(cost) | lineless)[~unfound].any(axis=0)
         duplicates.append(f_index[double])
         misplaced.append(f_index[alone & ~double & near[unfound].any(axis=0)])
@@ -239,7 +241,7 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         tolerated.append(f_index[matched[~wanted, 1]])
         missed.append(t_index[unfound & asked])
         pairs.append(np.stack([t_index[matched[wanted, 0]], f_index[matched[wanted, 1]]], axis=1))
-    pair = np.concatenate([*pairs, np.empty((0, 2), dtype=np.int64)])
+    pair = np.concatenate(pairs)
     free = _joined(tolerated)
     used = np.concatenate([pair[:, 1], free])
     claimed = found.has_line[pair[:, 1]] & ~truth.has_line[pair[:, 0]] & (mode == "both")
@@ -249,9 +251,9 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         false_positives=np.setdiff1d(np.arange(len(found)), used),
         duplicates=_joined(duplicates),
         misplaced=_joined(misplaced),
+        halves=np.concatenate(half_pairs),
         tolerated=free,
         line_claimed=claimed,
-        mode=mode,
     )
 
 
@@ -377,7 +379,8 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
     Returns
     -------
     dict : n_truth (asked for), n_found (without the tolerated), true_positives, false_positives, duplicates,
-        misplaced, false_lines, lines_missed, recall, recall_snr5 (matched-filter SNR >= 5), precision, snr50,
+        misplaced, false_lines, lines_missed, recall, recall_snr5 (matched-filter SNR >= 5), recall_sky and
+        recall_sky_snr5 (found in line or continuum; SNR of both together), precision, snr50,
         completeness (per SNR bin: low, high, n, found), blends (per separation bin: low, high, n pairs with
         both SNR >= 5, both found, one found)
     """
@@ -386,6 +389,10 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
     asked = hit.copy()
     asked[matching.missed] = True
     bright = asked & (truth.snr >= 5.0)
+    seen = hit.copy()
+    seen[matching.halves[:, 0]] = True
+    total = np.where(np.isfinite(truth.snr_total), truth.snr_total, truth.snr)
+    bright_sky = asked & (total >= 5.0)
     n_found = len(found) - len(matching.tolerated)
     bins = []
     for low, high in pairwise(SNR_EDGES):
@@ -399,9 +406,11 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
         "duplicates": len(matching.duplicates),
         "misplaced": len(matching.misplaced),
         "false_lines": int(matching.line_claimed.sum()),
-        "lines_missed": len(matching.tolerated) if matching.mode == "both" else 0,
+        "lines_missed": len(matching.halves),
         "recall": _ratio(int(hit.sum()), int(asked.sum())),
         "recall_snr5": _ratio(int((hit & bright).sum()), int(bright.sum())),
+        "recall_sky": _ratio(int(seen.sum()), int(asked.sum())),
+        "recall_sky_snr5": _ratio(int((seen & bright_sky).sum()), int(bright_sky.sum())),
         "precision": _ratio(len(matching.pairs), n_found),
         "snr50": snr_at_half(truth.snr[asked], hit[asked]),
         "completeness": bins,
