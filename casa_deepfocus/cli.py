@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,23 +69,18 @@ def information() -> str:
             lines.append(f"{package} is not installed")
     lines.append(f"data wheel: {casa_data.wheel_folder() or 'none'}")
     lines.append(f"site configuration for scripts: {Path(casa_data.__file__).with_name('casasiteconfig.py')}")
-    for manifest in sorted((Path(__file__).parent / "models").rglob("manifest.json")):
-        try:
-            networks = json.loads(manifest.read_text()).get("networks", {})
-        except (OSError, ValueError) as exc:
-            lines.append(f"models: {manifest} cannot be read ({exc})")
-        else:
-            lines.append(f"models: {manifest.parent.name} ({', '.join(networks) or 'no networks'})")
-    lines.append(f"devices: {', '.join(_devices()) or 'none (onnxruntime is not installed)'}")
+    lines.append(f"networks: {_networks()}")
     return "\n".join(lines)
 
 
-def _devices() -> list[str]:
-    if importlib.util.find_spec("onnxruntime") is None:
-        return []
+def _networks() -> str:
     from casa_deepfocus.models import runner
 
-    return list(runner.available_devices())
+    try:
+        info = runner.load_networks("", "auto").info
+    except DeepFocusError as exc:
+        return f"none can be used ({exc})"
+    return f"{info['preset']} in {info['folder']}, run on {info['device']} with device='auto'"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,6 @@ datapath = [{data!r}]
 measures_auto_update = False
 data_auto_update = False
 logfile = {log!r}
-cachedir = {cache!r}
 nologger = True
 nogui = True
 """
@@ -40,7 +39,7 @@ def _casa_environment() -> Path:
     if wheel is not None and wheel.origin is not None:
         site = home / "casasiteconfig.py"
         data = str(Path(wheel.origin).parent / "__data__")
-        site.write_text(SITE_CONFIG.format(data=data, log=str(home / "casa.log"), cache=str(home / "cache")))
+        site.write_text(SITE_CONFIG.format(data=data, log=str(home / "casa.log")))
         os.environ["CASASITECONFIG"] = str(site)
     return home
 
