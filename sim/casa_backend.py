@@ -6,7 +6,6 @@ The only module of `sim` that imports casatools and casatasks, and only inside i
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import casa_deepfocus
 from casa_deepfocus.core.geometry import gaussian_image
 from casa_deepfocus.errors import DataError, MissingDependencyError, ProductError
 from sim.sky import Source
-
-SITE_CONFIG = """\
-from casadata import datapath as _data
-
-measurespath = _data
-rundata = _data
-datapath = [_data]
-measures_auto_update = False
-data_auto_update = False
-telemetry_enabled = False
-crashreporter_enabled = False
-nologger = True
-logfile = {log!r}
-"""
-"""CASA's configuration for an installation without its own data: those of the casadata wheel."""
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -68,7 +52,7 @@ class Observation:
         return self.freq0 + self.chan_width * np.arange(self.nchan)
 
 
-def prepare_casa(folder: Path) -> None:
+def prepare_casa() -> None:
     """Let CASA start without network: casadata's own data, where the user has none.
 
     Call it before casatools is imported for the first time. A configuration of the user
@@ -80,9 +64,7 @@ def prepare_casa(folder: Path) -> None:
         When casatools or casatasks is not installed.
     """
     if "CASASITECONFIG" not in os.environ and not (Path.home() / ".casa" / "data" / "geodetic").is_dir():
-        config = folder / "casasiteconfig.py"
-        config.write_text(SITE_CONFIG.format(log=str(folder / "casa.log")))
-        os.environ["CASASITECONFIG"] = str(config)
+        os.environ["CASASITECONFIG"] = str(Path(casa_deepfocus.__file__).with_name("casasiteconfig.py"))
     try:
         import casatasks  # noqa: F401  (imported for its side effects: the configuration is read now)
     except ImportError as error:
@@ -149,15 +131,16 @@ def observe(sources: list[Source], observation: Observation, vis: Path) -> NDArr
     if vis.exists():
         raise ProductError(f"{vis} exists; remove it or choose another folder")
     vis.parent.mkdir(parents=True, exist_ok=True)
-    home = Path.cwd()
+    home, vis = Path.cwd(), vis.resolve()
     with tempfile.TemporaryDirectory(prefix="sim-", dir=vis.parent) as name:
         scratch = Path(name)
-        prepare_casa(scratch)
-        import casatasks
-
-        write_model_image(scratch / "sky.model", sources, observation)
+        # CASA writes its log where it is imported first.
         os.chdir(scratch)
         try:
+            prepare_casa()
+            import casatasks
+
+            write_model_image(scratch / "sky.model", sources, observation)
             casatasks.simobserve(
                 project="sim",
                 skymodel="sky.model",
@@ -184,19 +167,10 @@ def observe(sources: list[Source], observation: Observation, vis: Path) -> NDArr
                 raise DataError(f"simobserve left no {made.name}; its messages are in CASA's log")
             sigma = visibility_noise(clean, noisy) if observation.pwv else np.zeros(observation.nchan)
             # simobserve leaves a stale CORRECTED_DATA behind: keep DATA alone.
-            casatasks.split(vis=str(made), outputvis=str(vis.resolve()), datacolumn="data")
+            casatasks.split(vis=str(made), outputvis=str(vis), datacolumn="data")
         finally:
             os.chdir(home)
-            casatasks_log_release(scratch)
     return sigma
-
-
-def casatasks_log_release(scratch: Path) -> None:
-    """Point CASA's log away from a folder that is about to go."""
-    from casatasks import casalog
-
-    if str(scratch) in casalog.logfile():
-        casalog.setlogfile(os.devnull)
 
 
 def visibility_noise(clean: Path, noisy: Path) -> NDArray[np.float64]:
@@ -226,11 +200,3 @@ def read_uvw(vis: Path) -> NDArray[np.float64]:
         return -tool.getcol("UVW").T
     finally:
         tool.close()
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -137,7 +137,7 @@ def simulate_cube(
     )
 
 
-def celestial_wcs(grid: Grid, ra: float, dec: float) -> WCS:
+def celestial_wcs(grid: Grid, ra: float, dec: float, radesys: str = "ICRS") -> WCS:
     """The celestial WCS of a cube, SIN projection about the phase centre [deg]."""
     from astropy.wcs import WCS
 
@@ -147,7 +147,9 @@ def celestial_wcs(grid: Grid, ra: float, dec: float) -> WCS:
     wcs.wcs.crval = [ra, dec]
     wcs.wcs.crpix = [grid.npix // 2 + 1, grid.npix // 2 + 1]
     wcs.wcs.cdelt = [-grid.cell / 3600.0, grid.cell / 3600.0]
-    wcs.wcs.radesys = "ICRS"
+    wcs.wcs.radesys = radesys
+    if radesys == "FK5":
+        wcs.wcs.equinox = 2000.0
     wcs.wcs.set()
     return wcs
 

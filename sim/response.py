@@ -189,10 +189,11 @@ def airy(radius: ArrayLike, freq: float, diameter: float) -> NDArray[np.float64]
     """Power pattern at a radius [rad], see `primary_beam`."""
     effective, blockage = DISHES.get(round(diameter, 1), (diameter, 0.0625 * diameter))
     argument = np.maximum(np.pi * effective * freq / arrays.C_MS * np.asarray(radius, dtype=float), 1e-9)
-    ratio = blockage / effective
-    voltage = (2.0 * j1(argument) / argument - ratio**2 * 2.0 * j1(argument * ratio) / (argument * ratio)) / (
-        1.0 - ratio**2
-    )
+    # As CASA computes it, with the blockage's pattern at D/b instead of b/D times the argument. That lifts
+    # the beam by 1 % off its centre; simobserve and tclean share it, so a truth must have it too.
+    ratio = effective / blockage
+    wide = argument * ratio
+    voltage = (ratio**2 * 2.0 * j1(argument) / argument - 2.0 * j1(wide) / wide) / (ratio**2 - 1.0)
     return voltage**2
 
 
