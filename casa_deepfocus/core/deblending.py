@@ -347,19 +347,19 @@ def _significance(focused: _Focused) -> float:
     return focused.pixel_snr if np.isfinite(focused.pixel_snr) else -np.inf
 
 
+def _near(one: tuple[int, int] | None, other: tuple[int, int] | None, distance: float, *, unknown: bool) -> bool:
+    """`at_same_position`, or `unknown` when one of the two has no maximum in the blob."""
+    return unknown if one is None or other is None else at_same_position(one, other, distance)
+
+
 def _secondary(blob: _Blob, item: _Focused, kept: list[tuple[_Focused, Box, str]]) -> tuple[str, float] | None:
     """Judge a secondary peak against what was kept: add it to `kept`, or extend one of them, or say why not."""
     thresholds = blob.thresholds
     behind = [n for n, (other, _, _) in enumerate(kept) if are_superposed(item.peak, other.peak, thresholds.superposed)]
     alone = blob.without(item, [kept[n][0] for n in behind]) if behind else item
     significant = alone.pixel is not None and alone.pixel_snr >= thresholds.secondary
-    here = [
-        n
-        for n, (other, _, _) in enumerate(kept)
-        if alone.pixel is not None
-        and other.pixel is not None
-        and at_same_position(alone.pixel, other.pixel, thresholds.same_position)
-    ]
+    reach = thresholds.same_position
+    here = [n for n, (other, _, _) in enumerate(kept) if _near(alone.pixel, other.pixel, reach, unknown=False)]
     if significant and not here:
         kept.append((alone, blob.grown_box(alone), NEW_SOURCE))
         return None
@@ -368,9 +368,7 @@ def _secondary(blob: _Blob, item: _Focused, kept: list[tuple[_Focused, Box, str]
         return None
     for n in behind:
         other, box, why = kept[n]
-        same = item.pixel is None or other.pixel is None
-        same = same or at_same_position(item.pixel, other.pixel, thresholds.same_position)
-        if passes_condition_2(True, same):
+        if passes_condition_2(True, _near(item.pixel, other.pixel, reach, unknown=True)):
             continue
         before = blob.snr(other, box)
         low, high = min(item.channels[0], other.channels[0]), max(item.channels[1], other.channels[1])

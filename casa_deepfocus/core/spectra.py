@@ -148,7 +148,8 @@ def extract_spectrum(cube: NDArray, box: Box, weights: NDArray | None = None) ->
     (nchan,) float64 [cube's unit times pixel]
         NaN pixels are skipped; NaN where a channel has no finite pixel in the box.
     """
-    stack = cube[(slice(None), *box.clip(cube.shape[1:]).slices)].astype(float)
+    rows, columns = box.clip(cube.shape[1:]).slices
+    stack = cube[:, rows, columns].astype(float)
     finite = np.isfinite(stack)
     stack[~finite] = 0.0
     if weights is None:
