@@ -14,7 +14,7 @@ export CASASITECONFIG ?= $(CURDIR)/casa_deepfocus/casasiteconfig.py
 endif
 export MPLBACKEND ?= agg
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint types clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -27,6 +27,8 @@ test: $(VENV)/tested lint
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
+
+types: $(VENV)/tested
 	$(BIN)/mypy
 
 clean:
@@ -41,8 +43,9 @@ $(VENV)/dependencies: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) '.[casa,sim]'
 	touch $@
 
-# The package, and again when its sources change.
+# The package, and again when its sources change. An old build folder would bring back deleted files.
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	rm -rf build
 	$(PIP) --no-deps --force-reinstall .
 	touch $@
 

@@ -3,4 +3,4 @@
 # this file; the names used here are its defaults, and the user's own config.py comes after it.
 from casa_deepfocus import casa_data as _casa_data
 
-globals().update(_casa_data.settings(measurespath, datapath))  # noqa: F821
+globals().update(_casa_data.settings(measurespath, datapath))  # type: ignore[name-defined] # noqa: F821
