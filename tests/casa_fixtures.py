@@ -1,13 +1,20 @@
-"""A tiny ALMA measurement set with a planted truth, and image cubes made from it, shared by the CASA tests."""
+"""A tiny ALMA measurement set with a planted truth, and image cubes made from it, shared by the CASA tests.
+
+Tests both import from here and name this module in `pytest_plugins`: hence PYTEST_DONT_REWRITE.
+"""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from casa_deepfocus.core.catalogue import COLUMNS
+from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.pipeline import Result, SourceDetail
 
 C_KMS = 299792.458
 RA, DEC = 150.0, -20.0
@@ -80,8 +87,8 @@ def write_ms(path: Path, sources: tuple[Planted, ...] = TRUTH, noise: float = NO
         freq = FREQ0 + CHAN_WIDTH * np.arange(NCHAN)
         data = np.zeros((NCHAN, uvw.shape[1]), complex)
         for source in sources:
-            l, m = np.sin(np.radians([source.east / 3600.0, source.north / 3600.0]))
-            path_length = l * uvw[0] + m * uvw[1] + (np.sqrt(1.0 - l * l - m * m) - 1.0) * uvw[2]
+            east, north = np.sin(np.radians([source.east / 3600.0, source.north / 3600.0]))
+            path_length = east * uvw[0] + north * uvw[1] + (np.sqrt(1.0 - east**2 - north**2) - 1.0) * uvw[2]
             data += source.spectrum()[:, None] * np.exp(2j * np.pi * freq[:, None] / (C_KMS * 1e3) * path_length)
         rng = np.random.default_rng(seed)
         both = np.stack([data, data])
@@ -89,6 +96,8 @@ def write_ms(path: Path, sources: tuple[Planted, ...] = TRUTH, noise: float = NO
         tb.putcol("DATA", both)
         tb.putcol("FLAG", np.zeros(both.shape, bool))
         tb.putcol("FLAG_ROW", np.zeros(both.shape[-1], bool))
+        # The simulator adds calibration columns that hold nothing.
+        tb.removecols([name for name in tb.colnames() if name in ("CORRECTED_DATA", "MODEL_DATA")])
     finally:
         tb.close()
 
@@ -120,3 +129,73 @@ def tiny_copy(tiny_images: Path, tmp_path: Path) -> Path:
     for suffix in ("image", "psf", "pb"):
         shutil.copytree(f"{tiny_images}.{suffix}", tmp_path / f"tiny.{suffix}")
     return tmp_path / "tiny"
+
+
+def make_result(cube: Cube) -> Result:
+    """A hand-made result on a cube: line and continuum, line only, continuum only; fluxes corrected for the pb."""
+    from astropy.table import Table
+
+    nchan = cube.nchan
+    kms = cube.chan_width_kms(float(np.median(cube.freq)))
+    rows = []
+    for number, source in enumerate(TRUTH):
+        ra, dec = source.radec
+        x, y = (float(v) for v in cube.wcs.wcs_world2pix([[ra, dec]], 0)[0])
+        row = {name: np.nan for name, kind, _, _ in COLUMNS if kind == "float"}
+        row |= {
+            "name": f"S{number + 1}", "ra": ra, "dec": dec, "x": x, "y": y, "fwhm_maj": [1.5, 0.0, 2.0][number],
+            "fwhm_min": [1.0, 0.0, 0.0][number], "pa": [30.0, 0.0, 60.0][number], "pb": 0.9, "reliability": 0.99,
+            "group": number, "flags": ["", "unresolved", ""][number], "snr": 100.0 / (number + 1), "line_flux": 0.0,
+            "line_flux_jyhz": 0.0, "x0": round(x) - 3, "y0": round(y) - 3, "x1": round(x) + 3, "y1": round(y) + 3,
+            "chan0": 0, "chan1": nchan - 1,
+        }  # fmt: skip
+        if source.line:
+            width = source.width * kms
+            row |= {
+                "chan": source.chan, "freq": cube.chan_to_freq(source.chan), "line_fwhm": width, "line_fwhm_err": 1.0,
+                "line_flux": source.line * width * 1.0645, "line_flux_err": 0.01, "peak": source.line,
+                "line_flux_jyhz": source.line * source.width * abs(cube.chan_width) * 1.0645,
+                "chan0": int(source.chan) - 2, "chan1": int(source.chan) + 2,
+            }  # fmt: skip
+        if source.continuum:
+            row |= {"continuum": source.continuum, "continuum_err": 2e-4, "continuum_slope": 0.0}
+        rows.append(row)
+    table = Table(rows=rows, names=[name for name, *_ in COLUMNS])
+    table.meta.update(frame=cube.frame, radesys="FK5", nchan=nchan)
+    mask = np.zeros(cube.data.shape, dtype=bool)
+    details = []
+    for row, source in zip(table, TRUTH, strict=True):
+        mask[row["chan0"] : row["chan1"] + 1, row["y0"] : row["y1"] + 1, row["x0"] : row["x1"] + 1] = True
+        x, y = round(row["x"]), round(row["y"])
+        spectrum = source.spectrum(nchan).astype(np.float32)
+        details.append(
+            SourceDetail(
+                name=str(row["name"]),
+                focused=cube.data[3, y - 8 : y + 8, x - 8 : x + 8],
+                focused_origin=(x - 8, y - 8),
+                spectrum=spectrum + np.float32(1e-3) * np.cos(np.arange(nchan, dtype=np.float32)),
+                model=spectrum,
+                clean=(spectrum - source.continuum) / max(source.line, 1e-9),
+                chan0=row["chan0"],
+                chan1=row["chan1"],
+            )  # fmt: skip
+        )
+    noise = np.full(nchan, 1.5e-4)
+    return Result(
+        catalogue=table,
+        probability=mask.any(axis=0).astype(np.float32),
+        mask=mask,
+        integrated=(np.nansum(cube.data, axis=0) / (1.5e-4 * np.sqrt(nchan))).astype(np.float32),
+        noise=noise,
+        details=details,
+        timings={"noise": 0.1},
+        counts={"blobs": 4, "sources": len(table)},
+    )
+
+
+def without_sources(result: Result) -> Result:
+    """The same result with nothing found."""
+    return replace(
+        result, catalogue=result.catalogue[:0], mask=np.zeros_like(result.mask), details=[], counts={"sources": 0},
+        probability=np.zeros_like(result.probability),
+    )  # fmt: skip

@@ -349,9 +349,7 @@ def write_planes(
         ia.done()
 
 
-def write_sky(
-    name: str, plane: NDArray, template: Template, *, unit: str = "", history: tuple[str, ...] = ()
-) -> None:
+def write_sky(name: str, plane: NDArray, template: Template, *, unit: str = "", history: tuple[str, ...] = ()) -> None:
     """Write an (ny, nx) map as a CASA image that keeps only the sky axes of the template."""
     record = dict(template.csys)
     index = _index(record, "direction")
@@ -438,7 +436,9 @@ def _cell(template: Template) -> float:
 def _unit_scale(template: Template) -> float:
     key = template.unit.strip().lower().replace(" ", "").replace(".", "")
     if key not in UNITS:
-        raise DataError(f"{template.name!r} is in {template.unit!r}; an image in Jy/beam is needed (see imhead, immath)")
+        raise DataError(
+            f"{template.name!r} is in {template.unit!r}; an image in Jy/beam is needed (see imhead, immath)"
+        )
     return UNITS[key]
 
 
@@ -495,9 +495,8 @@ def _beam_row(beam: dict[str, Any]) -> NDArray[np.float64]:
     to_arcsec = {"arcsec": 1.0, "arcmin": 60.0, "deg": 3600.0, "rad": ARCSEC, "mas": 1e-3}
     major, minor, pa = beam["major"], beam["minor"], beam.get("positionangle", beam.get("pa"))
     angle = float(pa["value"]) * (1.0 if pa["unit"] == "deg" else np.degrees(1.0))
-    return np.array([
-        float(major["value"]) * to_arcsec[major["unit"]], float(minor["value"]) * to_arcsec[minor["unit"]], angle % 180.0
-    ])  # fmt: skip
+    sizes = [float(axis["value"]) * to_arcsec[axis["unit"]] for axis in (major, minor)]
+    return np.array([*sizes, angle % 180.0])
 
 
 def _read_psf(name: str, nchan: int, cell: float) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from casatasks import tclean
 from casatools import ms as mstool
-from casatools import regionmanager, synthesisutils, table
+from casatools import regionmanager, table
 
 from casa_deepfocus.casa.images import Log, opened
 from casa_deepfocus.casa.inputs import Request, selection
@@ -181,11 +181,18 @@ def _two_digits(value: float) -> float:
 
 def _good_size(pixels: float) -> int:
     """The next even size with the prime factors 2, 3 and 5, at least 64."""
-    su = synthesisutils()
-    try:
-        return int(su.getoptimumsize(max(64, math.ceil(pixels))))
-    finally:
-        su.done()
+    size = max(64, math.ceil(pixels))
+    size += size % 2
+    while not _smooth(size):
+        size += 2
+    return size
+
+
+def _smooth(size: int) -> bool:
+    for factor in (2, 3, 5):
+        while size % factor == 0:
+            size //= factor
+    return size == 1
 
 
 def _survey(name: str, chosen: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from casatools import ms as mstool
 from casatools import table
 
-from casa_deepfocus import params
+from casa_deepfocus import params, pipeline
 from casa_deepfocus.casa import images, products
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError, ProductError
 
@@ -76,7 +76,9 @@ def check(parameters: Mapping[str, Any]) -> Request:
     """
     unknown = sorted(set(parameters) - set(params.sdeepfocus().names))
     if unknown:
-        raise ParameterError(unknown[0], parameters[unknown[0]], "is no parameter of sdeepfocus", "See help(sdeepfocus)")
+        raise ParameterError(
+            unknown[0], parameters[unknown[0]], "is no parameter of sdeepfocus", "See help(sdeepfocus)"
+        )
     values = params.sdeepfocus().defaults() | {
         name: params.sdeepfocus().value(name, parameters) for name in params.sdeepfocus().names
     }
@@ -96,7 +98,9 @@ def check(parameters: Mapping[str, Any]) -> Request:
         raise ParameterError("models", models, "is no folder", "Leave it empty for the networks that are shipped")
     for name in ("psf", "pb"):
         if values[name] and vis:
-            raise ParameterError(name, values[name], "belongs to imagename; with vis it is made by tclean", "Leave it out")
+            raise ParameterError(
+                name, values[name], "belongs to imagename; with vis it is made by tclean", "Leave it out"
+            )
         if values[name] and not os.path.exists(values[name]):
             raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
     outfile = _check_outfile(values["outfile"], vis, imagename, bool(values["overwrite"]), bool(values["keepimages"]))
@@ -104,14 +108,17 @@ def check(parameters: Mapping[str, Any]) -> Request:
     notes: tuple[str, ...] = ()
     if vis:
         _check_vis(vis, tclean)
-        single = tclean["specmode"] == "mfs" or tclean["nchan"] == 1
+        nchan = 1 if tclean["specmode"] == "mfs" else int(tclean["nchan"])
         remedy = "Use specmode='cube' and more channels, or mode='continuum'"
     else:
-        single = _check_image(imagename, values["psf"])
+        nchan = _check_image(imagename)
         remedy = "Use mode='continuum'"
-    if single and mode == "line":
-        raise ParameterError("mode", mode, "needs a spectral axis of several channels; this input has none", remedy)
-    if single and mode == "both":
+    if mode == "line" and 0 <= nchan < pipeline.MIN_LINE_CHANNELS:
+        raise ParameterError(
+            "mode", mode, f"needs a spectral axis of at least {pipeline.MIN_LINE_CHANNELS} channels; "
+            f"this input has {'none' if nchan == 1 else nchan}", remedy,
+        )  # fmt: skip
+    if nchan == 1 and mode == "both":
         mode, notes = "continuum", ("one channel only: the search is in mode 'continuum'",)
     return Request(
         vis=vis,
@@ -167,7 +174,9 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 def _check_outfile(outfile: Any, vis: tuple[str, ...], imagename: str, overwrite: bool, keepimages: bool) -> str:
     prefix = str(outfile or "") or default_outfile(vis[0] if vis else imagename)
     if not os.path.basename(prefix):
-        raise ParameterError("outfile", outfile, "ends with a slash; it is a prefix", f"For example {prefix + 'field1'!r}")
+        raise ParameterError(
+            "outfile", outfile, "ends with a slash; it is a prefix", f"For example {prefix + 'field1'!r}"
+        )
     folder = os.path.dirname(os.path.abspath(prefix))
     if not os.path.isdir(folder):
         raise ProductError(f"outfile={prefix!r}: the folder {folder!r} does not exist; make it first")
@@ -188,13 +197,13 @@ def _check_outfile(outfile: Any, vis: tuple[str, ...], imagename: str, overwrite
     return prefix
 
 
-def _check_image(imagename: str, psf: str) -> bool:
-    """Whether the image has one channel only."""
+def _check_image(imagename: str) -> int:
+    """Number of channels of an image that can be used."""
     if not os.path.exists(imagename):
         raise ParameterError("imagename", imagename, "does not exist", "Check the path")
     template = images.inspect(imagename)
     images.check_usable(template)
-    return template.nchan < 2
+    return template.nchan
 
 
 def _check_vis(vis: tuple[str, ...], tclean: Mapping[str, Any]) -> None:
@@ -206,7 +215,9 @@ def _check_vis(vis: tuple[str, ...], tclean: Mapping[str, Any]) -> None:
             raise DataError(f"vis={name!r} is no measurement set with visibilities")
         wanted = str(tclean["datacolumn"]).lower()
         if wanted == "corrected" and "CORRECTED_DATA" not in columns:
-            raise ParameterError("datacolumn", "corrected", f"{name!r} has no CORRECTED_DATA column", "Use datacolumn='data'")
+            raise ParameterError(
+                "datacolumn", "corrected", f"{name!r} has no CORRECTED_DATA column", "Use datacolumn='data'"
+            )
         if wanted == "data" and "DATA" not in columns:
             raise ParameterError("datacolumn", "data", f"{name!r} has no DATA column", "Use datacolumn='corrected'")
         check_selection(name, selection(tclean, index))

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from casa_deepfocus.casa import products
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
 """Colours of sources with a line, of those without, and of the fitted model."""
+
+OUTLINE = [withStroke(linewidth=2.5, foreground="white")]
+"""Names stay readable on a dark source."""
 
 PICTURES = 100
 """Sources that get their own picture; the catalogue holds them all."""
@@ -102,14 +106,16 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
 
 def field_figure(result: Result, cube: Cube) -> Figure:
     """The integrated dirty image in sigma, with the sources' boxes and names, the primary beam and the beam."""
-    figure = Figure(figsize=(9.6, 8.0), layout="constrained")
+    figure = Figure(figsize=(9.6, _height(9.6, cube)), layout="constrained")
     axes = _sky_axes(figure, cube)
     image = result.integrated
     top = max(float(np.nanmax(image)) if np.isfinite(image).any() else 1.0, 10.0)
     shown = axes.imshow(
         image, origin="lower", cmap="Greys", norm=AsinhNorm(3.0, vmin=-5.0, vmax=top), interpolation="nearest"
     )
-    bar = figure.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, label="integrated dirty image [sigma]")
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="integrated dirty image [sigma]")
+    ticks = [tick for tick in (-5, 0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= top]
+    bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
     bar.ax.minorticks_off()
     pb = np.nan_to_num(np.nanmax(cube.pb, axis=0)) if np.isfinite(cube.pb).any() else np.zeros(cube.shape)
     levels = [level for level in (0.2, 0.5) if pb.min() < level < pb.max()]
@@ -123,10 +129,10 @@ def field_figure(result: Result, cube: Cube) -> Figure:
 
 def probability_figure(result: Result, cube: Cube) -> Figure:
     """Blobs Finder's probability map with the sources' positions."""
-    figure = Figure(figsize=(7.0, 5.8), layout="constrained")
+    figure = Figure(figsize=(7.0, _height(7.0, cube)), layout="constrained")
     axes = _sky_axes(figure, cube)
     shown = axes.imshow(result.probability, origin="lower", cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest")
-    figure.colorbar(shown, ax=axes, shrink=0.85, pad=0.02, label="probability of a source")
+    figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="probability of a source")
     if len(result.catalogue):
         axes.plot(result.catalogue["x"], result.catalogue["y"], "+", color="white", markersize=9, markeredgewidth=1.2)
     axes.set_xlim(-0.5, cube.shape[1] - 0.5)
@@ -194,12 +200,15 @@ def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
     for row in table:
         colour = LINE if row["line_flux"] > 0 else CONTINUUM
         x0, y0, x1, y1 = (int(row[name]) for name in ("x0", "y0", "x1", "y1"))
-        axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=colour, linewidth=1.3))
+        axes.add_patch(
+            Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=colour, linewidth=1.3)
+        )
         above = y1 < 0.93 * ny
+        side = "left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center"
         axes.annotate(
             str(row["name"]), (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
-            textcoords="offset points", ha="left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center",
-            va="bottom" if above else "top", color=colour, fontsize=7.5 if len(table) <= 30 else 5.0,
+            textcoords="offset points", ha=side, va="bottom" if above else "top", color=colour, fontsize=8.5 if len(table) <= 30 else 5.5,
+            path_effects=OUTLINE,
         )  # fmt: skip
     axes.plot([], [], "s", markerfacecolor="none", color=LINE, label="with a line")
     axes.plot([], [], "s", markerfacecolor="none", color=CONTINUUM, label="continuum only")
@@ -211,7 +220,13 @@ def _draw_beam(axes: Axes, cube: Cube) -> None:
     size = beam[0] / cube.cell
     place = (0.03 * cube.shape[1] + size / 2, 0.03 * cube.shape[0] + size / 2)
     # Pixels run west with x, so north through east turns from +y towards -x: matplotlib's own sense.
-    axes.add_patch(Ellipse(place, beam[1] / cube.cell, size, angle=beam[2], color="#444444", linewidth=0))
+    axes.add_patch(Ellipse(place, beam[1] / cube.cell, size, angle=beam[2], facecolor="#444444", edgecolor="white"))
+
+
+def _height(width: float, cube: Cube) -> float:
+    """Height of a figure [inch] that leaves little white around the field."""
+    ny, nx = cube.shape
+    return float(np.clip(0.8 * width * ny / nx + 0.9, 3.0, 2.0 * width))
 
 
 def _sky_axes(figure: Figure, cube: Cube) -> Any:

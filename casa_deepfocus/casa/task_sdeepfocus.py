@@ -121,12 +121,12 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar, on a terminal only: call it with the step's name and the fraction done."""
-    with tqdm(total=100, disable=not sys.stderr.isatty(), leave=False) as bar:
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    """A counter on a terminal, silent elsewhere: call it with the round's name and the sources so far."""
+    with tqdm(desc="sdeepfocus", unit=" sources", disable=not sys.stderr.isatty(), leave=False) as bar:
 
-        def show(step: str, fraction: float) -> None:
-            bar.set_description(step)
-            bar.update(100.0 * fraction - bar.n)
+        def show(step: str, sources: int) -> None:
+            bar.set_description(f"sdeepfocus, {step}")
+            bar.update(sources - bar.n)
 
         yield show

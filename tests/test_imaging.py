@@ -1,0 +1,145 @@
+"""The dirty cube that we make of a measurement set, against tclean's own and against the planted truth."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from casa_fixtures import FREQ0, NCHAN, TRUTH, write_ms
+
+from casa_deepfocus.errors import DataError, ParameterError
+
+pytest.importorskip("casatools")
+from casa_deepfocus.casa import images, imaging, inputs  # noqa: E402
+
+pytestmark = pytest.mark.casa
+pytest_plugins = ["casa_fixtures"]
+
+
+def silent(message: str, priority: str = "INFO") -> None:
+    """A log that drops its messages."""
+
+
+def make(vis, **parameters):
+    request = inputs.check({"vis": str(vis), "datacolumn": "data", "pblimit": 0.1, "outfile": "out"} | parameters)
+    folder = Path("work")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    name = imaging.make_images(request, str(folder), silent)
+    assert sorted(p.name for p in folder.iterdir()) == ["dirty.image", "dirty.pb", "dirty.psf"]
+    return images.read_cube(name)
+
+
+def wide_sky(cube) -> np.ndarray:
+    """(nchan, ny, nx) dirty cube of the planted sources, predicted with the PSF alone."""
+    ny, nx = cube.shape
+    py, px = cube.psf.shape[1:]
+    out = np.zeros(cube.data.shape)
+    for source in TRUTH:
+        x, y = np.rint(cube.wcs.wcs_world2pix([source.radec], 0)[0]).astype(int)
+        # The planted visibilities hold no primary beam: the dirty sources stand at their full flux.
+        part = cube.psf[:, py // 2 - y : py // 2 - y + ny, px // 2 - x : px // 2 - x + nx]
+        out += source.spectrum()[:, None, None] * part
+    return out
+
+
+@pytest.mark.parametrize("weighting", [{}, {"weighting": "briggs", "robust": 0.0}])
+def test_the_dirty_cube_is_the_psf_convolved_with_the_sky(tmp_path, weighting):
+    """Without noise the PSF at twice the field explains the dirty image everywhere, whatever the weights."""
+    write_ms(Path("clean.ms"), noise=0.0)
+    cube, _ = make("clean.ms", imsize=[48, 40], cell="0.5arcsec", **weighting)
+    assert cube.data.shape == (NCHAN, 40, 48) and cube.psf.shape == (NCHAN, 80, 96)
+    residual = cube.data - wide_sky(cube)
+    assert np.nanmax(cube.data) > 0.06
+    assert np.nanmax(np.abs(residual)) < 2e-3 * np.nanmax(cube.data)
+
+
+def test_the_cube_agrees_with_tcleans_own_at_natural_weighting(tiny_ms, tiny_images):
+    cube, template = make(tiny_ms, imsize=[64, 48], cell="0.5arcsec")
+    reference, own = images.read_cube(f"{tiny_images}.image")
+    assert template.shape == own.shape
+    np.testing.assert_allclose(cube.wcs.wcs_pix2world([[5, 6]], 0), reference.wcs.wcs_pix2world([[5, 6]], 0), atol=1e-8)
+    np.testing.assert_allclose(cube.data, reference.data, atol=2e-3 * reference.data.max())
+    np.testing.assert_allclose(cube.beams, reference.beams, rtol=1e-2)
+    np.testing.assert_allclose(cube.pb, reference.pb, atol=1e-3)
+    inner = cube.psf[:, 24:72, 32:96]
+    np.testing.assert_allclose(inner, reference.psf, atol=2e-3)
+
+
+def test_cell_and_imsize_come_from_the_measurement_set(tiny_ms):
+    cube, _ = make(tiny_ms)
+    assert 4.0 < cube.beam_pixels() < 8.0
+    # 12 m antennas at 100 GHz, out to pb 0.1: 58 arcsec FWHM times 1.82.
+    assert 95 < cube.shape[0] * cube.cell < 140
+    assert cube.shape[0] == cube.shape[1] and cube.shape[0] % 2 == 0
+    assert np.nanmin(cube.pb) < 0.2
+
+
+def test_a_given_cell_or_imsize_is_kept(tiny_ms):
+    def plan(**parameters):
+        request = inputs.check({"vis": str(tiny_ms), "datacolumn": "data"} | parameters)
+        return imaging.plan(request, silent)
+
+    assert plan(imsize=[100, 80]).nx == 100 and plan(imsize=[100, 80]).ny == 80
+    for cell in ("0.25arcsec", 0.25, ["0.25arcsec", "0.25arcsec"], "250mas"):
+        assert plan(cell=cell).cell == pytest.approx(0.25)
+    assert plan(cell=0.25).nx > plan(cell=0.5).nx
+    assert plan(spw="0:0").cell == pytest.approx(plan().cell, rel=0.02)
+    assert plan(uvrange="<100m").cell > 1.2 * plan().cell
+    for bad in ({"cell": "wide"}, {"cell": ["1arcsec", "2arcsec"]}, {"imsize": [3, 3]}, {"imsize": [64, 64, 64]}):
+        with pytest.raises(ParameterError):
+            plan(**bad)
+
+
+def test_a_huge_field_is_limited_and_said_so(tiny_ms):
+    messages = []
+    request = inputs.check({"vis": str(tiny_ms), "datacolumn": "data", "cell": "0.01arcsec"})
+    grid = imaging.plan(request, lambda message, priority="INFO": messages.append((priority, message)))
+    assert grid.nx <= 1.1 * imaging.LARGEST
+    assert any(priority == "WARN" and "imsize" in message for priority, message in messages)
+
+
+def test_a_selection_of_channels_and_a_frame_reach_tclean(tiny_ms):
+    cube, _ = make(tiny_ms, imsize=48, cell="0.5arcsec", start=2, nchan=4, outframe="BARY")
+    assert cube.nchan == 4 and cube.frame == "BARY"
+    assert cube.freq[0] != pytest.approx(FREQ0, abs=1e5)
+
+
+def test_continuum_images_have_one_channel(tiny_ms):
+    cube, _ = make(tiny_ms, imsize=48, cell="0.5arcsec", specmode="mfs", mode="continuum")
+    assert cube.nchan == 1 and not cube.spectral
+    middle = np.mean([source.spectrum() for source in TRUTH], axis=1)
+    assert np.nanmax(cube.data) == pytest.approx(middle.max(), rel=0.1)
+
+
+def test_a_flagged_channel_is_blank(tmp_path, tiny_ms):
+    from casatools import table
+
+    shutil.copytree(tiny_ms, "flagged.ms")
+    tb = table()
+    tb.open("flagged.ms", nomodify=False)
+    flags = tb.getcol("FLAG")
+    flags[:, 5] = True
+    tb.putcol("FLAG", flags)
+    tb.close()
+    cube, _ = make("flagged.ms", imsize=48, cell="0.5arcsec", interpolation="nearest")
+    assert np.isnan(cube.data[5]).all() and np.isfinite(cube.data[4, 20, 24])
+    assert (cube.beams[:, 1] > 1.0).all()
+    np.testing.assert_allclose(cube.psf.max(axis=(1, 2)), 1.0, rtol=1e-5)
+
+
+def test_data_that_are_all_flagged_are_refused(tmp_path, tiny_ms):
+    from casatools import table
+
+    shutil.copytree(tiny_ms, "dead.ms")
+    tb = table()
+    tb.open("dead.ms", nomodify=False)
+    tb.putcol("FLAG_ROW", np.ones(tb.nrows(), bool))
+    tb.putcol("FLAG", np.ones(tb.getcol("FLAG").shape, bool))
+    tb.close()
+    with pytest.raises(DataError, match="flagged"):
+        make("dead.ms")
+    with pytest.raises(DataError):
+        make("dead.ms", imsize=48, cell="0.5arcsec")

@@ -1,0 +1,163 @@
+"""Every bad input is refused before any work, by name, with a way out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from casa_deepfocus.errors import DataError, ParameterError, ProductError
+
+pytest.importorskip("casatools")
+from casa_deepfocus.casa import inputs  # noqa: E402
+
+pytestmark = pytest.mark.casa
+pytest_plugins = ["casa_fixtures"]
+
+
+@pytest.fixture
+def plane(tiny_images: Path, tmp_path: Path) -> str:
+    """One channel of the tiny cube."""
+    from casatasks import imsubimage
+
+    name = str(tmp_path / "plane.image")
+    imsubimage(imagename=f"{tiny_images}.image", outfile=name, chans="3", dropdeg=True)
+    return name
+
+
+def refused(error: type, *words: str, **parameters) -> None:
+    before = sorted(Path().iterdir())
+    with pytest.raises(error) as caught:
+        inputs.check(parameters)
+    for word in words:
+        assert word in str(caught.value)
+    assert sorted(Path().iterdir()) == before
+
+
+def test_a_good_request_is_complete(tiny_ms, tiny_images):
+    request = inputs.check({"vis": str(tiny_ms), "datacolumn": "data", "imsize": 64})
+    assert (request.vis, request.outfile, request.mode, request.minsnr) == ((str(tiny_ms),), "tiny", "both", 5.0)
+    assert request.tclean["datacolumn"] == "data" and request.tclean["imsize"] == 64
+    assert "vis" not in request.tclean and "keepimages" not in request.tclean
+    request = inputs.check({"imagename": f"{tiny_images}.image", "mode": "line", "minsnr": 4, "device": "cpu"})
+    assert (request.vis, request.outfile, request.mode, request.minsnr) == ((), "tiny", "line", 4.0)
+
+
+def test_the_default_outfile_is_the_inputs_name_in_the_current_folder():
+    assert inputs.default_outfile("/data/a.contsub.ms") == "a.contsub"
+    assert inputs.default_outfile("/data/b.image/") == "b"
+    assert inputs.default_outfile("c.cii.dirty.fits") == "c.cii.dirty"
+    assert inputs.default_outfile("d.image.fits") == "d"
+    assert inputs.default_outfile("e.residual") == "e.residual"
+
+
+def test_vis_and_imagename_both_or_neither(tiny_ms, tiny_images):
+    refused(ParameterError, "vis", "either")
+    refused(ParameterError, "vis", "either", vis=str(tiny_ms), imagename=f"{tiny_images}.image")
+    refused(ParameterError, "vis", "either", vis=[], imagename="")
+
+
+def test_paths_that_do_not_exist(tiny_images):
+    image = f"{tiny_images}.image"
+    refused(ParameterError, "vis=", "does not exist", vis="none.ms")
+    refused(ParameterError, "imagename=", "does not exist", imagename="none.image")
+    refused(ParameterError, "psf=", "does not exist", imagename=image, psf="none.psf")
+    refused(ParameterError, "pb=", "does not exist", imagename=image, pb="none.pb")
+    refused(ParameterError, "models=", "no folder", imagename=image, models="nowhere")
+
+
+def test_psf_belongs_to_imagename(tiny_ms, tiny_images):
+    refused(ParameterError, "psf=", "imagename", vis=str(tiny_ms), psf=f"{tiny_images}.psf", datacolumn="data")
+
+
+def test_paths_that_are_something_else(tiny_images, tmp_path):
+    (tmp_path / "folder.ms").mkdir()
+    refused(DataError, "folder.ms", "no measurement set", vis="folder.ms")
+    refused(DataError, "no measurement set", vis=f"{tiny_images}.image")
+    (tmp_path / "text.fits").write_text("text")
+    refused(DataError, "text.fits", "cannot be read", imagename="text.fits")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mode", "lines"), ("device", "tpu"), ("minsnr", 0), ("minsnr", -1.0), ("minsnr", float("nan")), ("minsnr", "5")],
+)
+def test_values_that_are_not_allowed(tiny_images, name, value):
+    refused(ParameterError, f"{name}=", imagename=f"{tiny_images}.image", **{name: value})
+
+
+def test_a_parameter_that_does_not_exist(tiny_images):
+    refused(ParameterError, "nosuch=", imagename=f"{tiny_images}.image", nosuch=1)
+
+
+def test_no_corrected_data(tiny_ms):
+    refused(ParameterError, "datacolumn=", "CORRECTED_DATA", "datacolumn='data'", vis=str(tiny_ms))
+    inputs.check({"vis": str(tiny_ms), "datacolumn": "data"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("field", "NGC5921"), ("field", "7"), ("spw", "3"), ("scan", "99"), ("timerange", ">2031/01/01"),
+     ("uvrange", ">90km"), ("antenna", "NONE"), ("intent", "*NOSUCH*"), ("observation", 5)],
+)  # fmt: skip
+def test_a_selection_that_leaves_nothing(tiny_ms, name, value):
+    refused(ParameterError, f"{name}=", "selects nothing", vis=str(tiny_ms), datacolumn="data", **{name: value})
+
+
+def test_a_selection_that_leaves_something(tiny_ms):
+    chosen = {"field": "tiny", "spw": "0:1~6", "scan": "1", "uvrange": ">20m"}
+    inputs.check({"vis": str(tiny_ms), "datacolumn": "data", **chosen})
+    inputs.check({"vis": str(tiny_ms), "datacolumn": "data", "selectdata": False, "scan": "99"})
+
+
+def test_several_measurement_sets_have_their_own_selection(tiny_ms):
+    twice = [str(tiny_ms), str(tiny_ms)]
+    assert inputs.check({"vis": twice, "datacolumn": "data", "spw": ["0:0~3", "0:4~7"]}).vis == tuple(twice)
+    refused(ParameterError, "spw=", vis=twice, datacolumn="data", spw=["0", "5"])
+
+
+def test_mode_line_needs_channels(tiny_ms, tiny_images, plane):
+    refused(ParameterError, "mode=", "spectral axis", "continuum", imagename=plane, mode="line")
+    for wrong in ({"specmode": "mfs"}, {"nchan": 1}):
+        refused(ParameterError, "mode=", "spectral axis", vis=str(tiny_ms), datacolumn="data", mode="line", **wrong)
+    request = inputs.check({"imagename": plane})
+    assert request.mode == "continuum" and "one channel" in request.notes[0]
+    assert inputs.check({"imagename": plane, "mode": "continuum"}).mode == "continuum"
+
+
+def test_an_image_in_another_unit_or_frame_is_refused_before_any_work(tiny_images, tmp_path):
+    from casatasks import imhead
+
+    shutil.copytree(f"{tiny_images}.image", "kelvin.image")
+    imhead("kelvin.image", mode="put", hdkey="bunit", hdvalue="K")
+    refused(DataError, "Jy/beam", imagename="kelvin.image")
+
+
+def test_existing_products_need_overwrite(tiny_images):
+    image = f"{tiny_images}.image"
+    for suffix in (".cat.ecsv", ".html", ".mask"):
+        Path(f"old{suffix}").write_text("old")
+        refused(ProductError, f"old{suffix}", "overwrite=True", imagename=image, outfile="old")
+        assert inputs.check({"imagename": image, "outfile": "old", "overwrite": True}).overwrite
+        Path(f"old{suffix}").unlink()
+    inputs.check({"imagename": image, "outfile": "old"})
+
+
+def test_kept_images_count_as_products_only_when_they_are_written(tiny_ms):
+    Path("old.image").write_text("old")
+    common = {"vis": str(tiny_ms), "datacolumn": "data", "outfile": "old"}
+    inputs.check(common)
+    refused(ProductError, "old.image", **common, keepimages=True)
+
+
+def test_the_input_is_never_overwritten(tiny_images):
+    shutil.copytree(f"{tiny_images}.image", "x.mask")
+    refused(ParameterError, "outfile=", "overwrite the input", imagename="x.mask", outfile="x", overwrite=True)
+
+
+def test_folders_that_cannot_be_written(tiny_images):
+    image = f"{tiny_images}.image"
+    refused(ProductError, "nowhere", "does not exist", imagename=image, outfile="nowhere/x")
+    refused(ParameterError, "outfile=", "prefix", imagename=image, outfile="here/")
+    refused(ProductError, "/proc", "nothing can be written", imagename=image, outfile="/proc/x")

@@ -1,0 +1,291 @@
+"""Products read back by those who use them: CASA's tools, tclean, astropy and regions; all or none written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
+from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, without_sources
+
+from casa_deepfocus.core.cube import C_KMS
+from casa_deepfocus.errors import ProductError
+
+pytest.importorskip("casatools")
+from casa_deepfocus.casa import images, inputs, products, report  # noqa: E402
+
+pytestmark = pytest.mark.casa
+pytest_plugins = ["casa_fixtures"]
+
+
+@pytest.fixture
+def written(tiny_images, tmp_path):
+    """(prefix, result, cube) of products written in the current folder, from the tiny cube and a hand-made result."""
+    cube, template = images.read_cube(f"{tiny_images}.image")
+    result = make_result(cube)
+    products.write_all(tmp_path, "out", result, cube, template, ("sdeepfocus(test)",))
+    report.write(tmp_path / "out", result, cube, inputs.check({"imagename": f"{tiny_images}.image", "outfile": "x"}))
+    return tmp_path / "out", result, cube
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_both_catalogues_hold_the_same_table(written):
+    prefix, result, _ = written
+    ecsv = Table.read(f"{prefix}.cat.ecsv", format="ascii.ecsv")
+    vot = Table.read(f"{prefix}.cat.vot", format="votable")
+    assert ecsv.meta["frame"] == "LSRK" and "LSRK" in str(vot.meta)
+    for table in (ecsv, vot):
+        assert table.colnames == result.catalogue.colnames
+        for name in ("ra", "dec", "freq", "line_flux", "continuum", "snr"):
+            np.testing.assert_allclose(
+                np.ma.filled(table[name].astype(float), np.nan), np.asarray(result.catalogue[name]), rtol=1e-12
+            )  # fmt: skip
+        assert list(table["name"]) == ["S1", "S2", "S3"]
+
+
+def test_regions_are_read_by_casa_and_select_the_line(written, tiny_images):
+    from casatasks import imstat
+    from casatools import regionmanager
+
+    prefix, result, cube = written
+    rg = regionmanager()
+    with images.opened(f"{tiny_images}.image") as ia:
+        regions = rg.fromtextfile(f"{prefix}.crtf", ia.shape(), ia.coordsys().torecord())
+    rg.done()
+    assert regions
+    lines = Path(f"{prefix}.crtf").read_text().splitlines()
+    for row, line in zip(result.catalogue, lines[1:], strict=True):
+        stats = imstat(f"{tiny_images}.image", region=line)
+        x, y = (0.5 * (stats["blc"][axis] + stats["trc"][axis]) for axis in (0, 1))
+        assert np.hypot(x - row["x"], y - row["y"]) <= 1.0
+        assert (stats["blc"][3], stats["trc"][3]) == (row["chan0"], row["chan1"])
+        assert np.isfinite(stats["flux"][0])
+        box = stats["trc"][:2] - stats["blc"][:2]
+        maj, minor, _ = (v[row.index] for v in products.observed_shapes(result.catalogue, cube))
+        assert 2 * minor / cube.cell - 2 <= box.min() and box.max() <= 2 * maj / cube.cell + 2
+
+
+def test_the_whole_region_file_is_one_mask_for_casa(written, tiny_images):
+    from casatasks import imsubimage
+
+    prefix, result, _ = written
+    imsubimage(f"{tiny_images}.image", outfile="cut.image", region=f"{prefix}.crtf")
+    with images.opened("cut.image") as ia:
+        good = ia.getchunk(getmask=True)
+    assert 0.01 < good.mean() < 0.9
+
+
+def test_an_ellipse_is_turned_as_the_source_is(written, tiny_images):
+    """North through east: the region of an elongated source holds the pixels along its major axis."""
+    prefix, result, cube = written
+    table = result.catalogue[:1].copy()
+    table["fwhm_maj"], table["fwhm_min"], table["pa"] = 12.0, 0.0, 40.0
+    Path("one.crtf").write_text(products.crtf(table, cube))
+    from casatasks import imsubimage
+
+    imsubimage(f"{tiny_images}.image", outfile="one.image", region="one.crtf")
+    with images.opened("one.image") as ia:
+        good = ia.getchunk(getmask=True).any(axis=(2, 3))
+        corner = ia.coordsys().toworld([0, 0, 0, 0])["numeric"]
+        shape = good.shape
+        middle = ia.topixel([*np.radians(TRUTH[0].radec), 1.0, FREQ0])["numeric"][:2]
+    x, y = np.nonzero(good)
+    east, north = -(x - middle[0]), y - middle[1]
+    assert corner.size == 4 and min(shape) > 10
+    assert np.cov(east, north)[0, 1] > 0.2 * np.sqrt(np.var(east) * np.var(north))
+
+
+def test_regions_are_read_by_the_regions_package(written):
+    regions = pytest.importorskip("regions")
+    prefix, result, cube = written
+    parsed = regions.Regions.read(f"{prefix}.crtf", format="crtf")
+    maj, minor, pa = products.observed_shapes(result.catalogue, cube)
+    assert len(parsed) == len(TRUTH)
+    for number, (region, source) in enumerate(zip(parsed, TRUTH, strict=True)):
+        assert region.center.separation(SkyCoord(*source.radec, unit="deg", frame="fk5")).arcsec < 0.01
+        sizes = sorted((region.width.to_value("arcsec"), region.height.to_value("arcsec")))
+        assert sizes == pytest.approx([2 * minor[number], 2 * maj[number]], rel=1e-4)
+
+
+def test_components_are_read_by_casa(written):
+    from casatools import componentlist
+
+    prefix, result, _ = written
+    cl = componentlist()
+    cl.open(f"{prefix}.cl")
+    assert cl.length() == 4
+    labels = [cl.getlabel(i) for i in range(4)]
+    assert labels == ["S1", "S1", "S2", "S3"]
+    shapes = [cl.shapetype(i).lower() for i in range(4)]
+    assert shapes == ["gaussian", "gaussian", "point", "gaussian"]
+    for index, source in ((0, TRUTH[0]), (2, TRUTH[1]), (3, TRUTH[2])):
+        direction = cl.getrefdir(index)
+        place = SkyCoord(direction["m0"]["value"], direction["m1"]["value"], unit="rad")
+        assert place.separation(SkyCoord(*source.radec, unit="deg")).arcsec < 1e-3
+    assert cl.getspectrum(0)["type"].lower() == cl.getspectrum(2)["type"].lower() == "tabular spectrum"
+    assert cl.getfluxvalue(1)[0] == pytest.approx(TRUTH[0].continuum)
+    assert cl.getfluxvalue(3)[0] == pytest.approx(TRUTH[2].continuum)
+    shape = cl.getshape(0)
+    size, angle = shape["majoraxis"], shape["positionangle"]
+    assert u.Quantity(size["value"], size["unit"]).to_value("arcsec") == pytest.approx(1.5)
+    assert u.Quantity(angle["value"], angle["unit"]).to_value("deg") == pytest.approx(30.0)
+    cl.done()
+
+
+def test_the_component_list_predicts_the_visibilities(written, tiny_ms):
+    """CASA's own `ft` turns the component list back into the planted spectra."""
+    from casatasks import ft
+    from casatools import table
+
+    prefix, result, cube = written
+    shapes = result.catalogue.copy()
+    for name in ("fwhm_maj", "fwhm_min"):
+        shapes[name] = 0.0
+    shutil.copytree(tiny_ms, "model.ms")
+    for row, source in zip(shapes, TRUTH, strict=True):
+        shutil.rmtree("one.cl", ignore_errors=True)
+        products.write_components("one.cl", shapes[row.index : row.index + 1], cube)
+        ft("model.ms", complist="one.cl", usescratch=True)
+        tb = table()
+        tb.open("model.ms")
+        amplitude = np.abs(tb.getcol("MODEL_DATA")).mean(axis=(0, 2))
+        tb.close()
+        np.testing.assert_allclose(amplitude, source.spectrum(), atol=0.01 * source.spectrum().max())
+
+
+def test_the_line_profile_keeps_its_flux(written):
+    _, result, _ = written
+    row = result.catalogue[0]
+    freq = FREQ0 + CHAN_WIDTH * np.arange(-200, 200) / 10
+    kms = CHAN_WIDTH / 10 / row["freq"] * C_KMS
+    assert products.line_profile(freq, row).sum() * kms == pytest.approx(row["line_flux"], rel=1e-3)
+
+
+def test_the_mask_is_one_that_tclean_takes(written, tiny_ms):
+    from casatasks import tclean
+
+    prefix, result, cube = written
+    with images.opened(f"{prefix}.mask") as ia:
+        assert list(ia.shape()) == [64, 48, 1, NCHAN]
+        np.testing.assert_array_equal(ia.getchunk()[:, :, 0].transpose(2, 1, 0), result.mask)
+        assert any("sdeepfocus(test)" in line for line in ia.history(list=False))
+    assert 0.01 < result.mask.mean() < 0.5
+    tclean(
+        vis=str(tiny_ms), imagename="cleaned", datacolumn="data", specmode="cube", imsize=[64, 48], cell="0.5arcsec",
+        outframe="LSRK", weighting="natural", niter=20, gain=0.2, pblimit=0.1, usemask="user", mask=f"{prefix}.mask",
+        restoration=False, calcres=True, calcpsf=True,
+    )  # fmt: skip
+    with images.opened("cleaned.model") as ia:
+        model = ia.getchunk()[:, :, 0].transpose(2, 1, 0)
+    assert model.sum() > 0.1
+    assert not model[~result.mask].any()
+
+
+def test_the_probability_map_has_the_sky(written):
+    prefix, result, cube = written
+    with images.opened(f"{prefix}.prob") as ia:
+        np.testing.assert_array_equal(ia.getchunk().T, result.probability)
+        row = result.catalogue[1]
+        pixel = ia.topixel([np.radians(row["ra"]), np.radians(row["dec"])])["numeric"]
+    assert pixel == pytest.approx([row["x"], row["y"]], abs=1e-3)
+
+
+def test_the_report_stands_alone(written):
+    prefix, _, _ = written
+    page = Path(f"{prefix}.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 + len(TRUTH)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert all(f">{name}</a>" in page for name in ("S1", "S2", "S3"))
+    assert "3 sources: 2 with a line, 1 in the continuum only" in page
+    assert Path(f"{prefix}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
+    cube, template = images.read_cube(f"{tiny_images}.image")
+    result = without_sources(make_result(cube))
+    products.write_all(tmp_path, "none", result, cube, template)
+    report.write(tmp_path / "none", result, cube, inputs.check({"imagename": f"{tiny_images}.image"}))
+    assert names(tmp_path) == ["none.cat.ecsv", "none.cat.vot", "none.html", "none.mask", "none.png", "none.prob"]
+    for suffix, kind in ((".cat.ecsv", "ascii.ecsv"), (".cat.vot", "votable")):
+        table = Table.read(f"none{suffix}", format=kind)
+        assert len(table) == 0 and table.colnames == result.catalogue.colnames
+    with images.opened("none.mask") as ia:
+        assert not ia.getchunk().any()
+    assert "no source found" in Path("none.html").read_text()
+
+
+def test_products_of_a_fits_input_are_casa_images_on_its_grid(tiny_images, tmp_path):
+    with images.opened(f"{tiny_images}.image") as ia:
+        ia.tofits(str(tmp_path / "in.fits"))
+    cube, template = images.read_cube("in.fits")
+    products.write_all(tmp_path, "fits", make_result(cube), cube, template)
+    with images.opened("fits.mask") as ia:
+        assert tuple(ia.shape()) == template.shape
+
+
+def test_the_summary_has_a_line_for_every_source(written):
+    _, result, _ = written
+    lines = products.summary(result.catalogue)
+    assert len(lines) == 2 + len(TRUTH) and "10:00:00.000" in lines[2] and "unresolved" in lines[3]
+    assert lines[3].split()[5] == "-", "a source without continuum shows none"
+    assert "more in the catalogue" in products.summary(result.catalogue, limit=1)[-1]
+
+
+def test_sexagesimal_carries():
+    assert products.sexagesimal(359.9999999999, -0.0000000001) == ("00:00:00.000", "-00:00:00.00")
+    assert products.sexagesimal(231.0 - 1e-9, 59.9999999999) == ("15:24:00.000", "+60:00:00.00")
+
+
+def stage(folder: Path, **contents: str) -> Path:
+    staged = folder / "staged"
+    staged.mkdir()
+    for suffix, text in contents.items():
+        (staged / f"out.{suffix}").write_text(text)
+    return staged
+
+
+def test_new_products_replace_old_ones_and_stale_ones_go(tmp_path):
+    Path("out.crtf").write_text("old")
+    Path("out.mask").mkdir()
+    Path("out.image").write_text("not ours")
+    with products.workspace("out") as folder:
+        written = products.publish(stage(folder, html="new", mask="new"), "out", products.SUFFIXES)
+    assert written == {"mask": str(tmp_path / "out.mask"), "html": str(tmp_path / "out.html")}
+    assert names(tmp_path) == ["out.html", "out.image", "out.mask"]
+    assert Path("out.mask").read_text() == "new"
+
+
+def test_a_failure_while_moving_puts_everything_back(tmp_path, monkeypatch):
+    Path("out.crtf").write_text("old")
+    Path("out.html").write_text("old")
+    real = os.rename
+
+    def failing(source, target):
+        if str(target).endswith("out.html") and "staged" in str(source):
+            raise OSError("disk full")
+        real(source, target)
+
+    with pytest.raises(ProductError, match="disk full"), products.workspace("out") as folder:
+        staged = stage(folder, crtf="new", html="new", mask="new")
+        monkeypatch.setattr(os, "rename", failing)
+        products.publish(staged, "out", products.SUFFIXES)
+    assert names(tmp_path) == ["out.crtf", "out.html"]
+    assert Path("out.crtf").read_text() == Path("out.html").read_text() == "old"
+
+
+def test_a_workspace_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RuntimeError), products.workspace("out") as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError("interrupted")
+    assert names(tmp_path) == []
+    with pytest.raises(ProductError, match="nothing can be written"), products.workspace("/proc/out"):
+        pass
