@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -41,7 +43,19 @@ def _casa_environment() -> Path:
         data = str(Path(wheel.origin).parent / "__data__")
         site.write_text(SITE_CONFIG.format(data=data, log=str(home / "casa.log")))
         os.environ["CASASITECONFIG"] = str(site)
+        _load_casa_configuration()
     return home
+
+
+def _load_casa_configuration() -> None:
+    # It reads the command line of whatever program imports it first, and stops at `pytest --co`.
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        importlib.import_module("casaconfig.config")
+    except ModuleNotFoundError:
+        return
+    finally:
+        sys.argv = arguments
 
 
 CASA_HOME = _casa_environment()
