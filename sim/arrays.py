@@ -149,7 +149,7 @@ def uvw_track(array: Array, dec: float, hour_angles: ArrayLike, *, shadowing: bo
 
     Returns
     -------
-    (nvis, 3) float64 [m] : u towards east, v towards north, w towards the source
+    (nvis, 3) float64 [m] : u towards east, v towards north, w towards the source; integration by integration
     """
     x, y, z = baselines(array).T[:, None, :]
     angle = (np.atleast_1d(np.asarray(hour_angles, dtype=float)) * np.pi / 12.0)[:, None]

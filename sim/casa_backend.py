@@ -18,6 +18,7 @@ from casa_deepfocus.core.geometry import gaussian_image
 from casa_deepfocus.errors import DataError, MissingDependencyError, ProductError
 from sim.sky import Source
 
+
 @dataclass(frozen=True)
 class Observation:
     """How a sky is observed.

@@ -101,7 +101,7 @@ def _row(source: Source, resp: Response, cube: Cube, sigma: ArrayLike) -> dict[s
     kms = cube.chan_width_kms(freq) if has_line else np.nan
     ra, dec = cube.wcs.wcs_pix2world([[source.x, source.y]], 0)[0] if cube.wcs is not None else (np.nan, np.nan)
     per_flux = peak_over_flux(source.covariance(), resp.middle_beam())
-    middle = resp.channels(pb_at(resp.pb, source))[int(round(source.chan)) if has_line else cube.nchan // 2]
+    chan = int(np.clip(round(source.chan), 0, cube.nchan - 1)) if has_line else cube.nchan // 2
     return {
         "ra": float(ra), "dec": float(dec), "x": source.x, "y": source.y,
         "chan": source.chan if has_line else np.nan, "freq": freq,
@@ -109,7 +109,7 @@ def _row(source: Source, resp: Response, cube: Cube, sigma: ArrayLike) -> dict[s
         "line_fwhm": source.line_fwhm * kms, "line_fwhm_chan": source.line_fwhm if has_line else np.nan,
         "peak": (source.line if has_line else source.continuum) * per_flux,
         "line_flux": source.line * source.line_fwhm * GAUSSIAN_LINE * kms if has_line else 0.0,
-        "continuum": source.continuum, "pb": float(middle),
+        "continuum": source.continuum, "pb": float(resp.channels(pb_at(resp.pb, source))[chan]),
         "snr": snr_line if has_line else snr_continuum,
         "snr_line": snr_line, "snr_continuum": snr_continuum,
     }  # fmt: skip
