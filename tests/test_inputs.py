@@ -64,7 +64,7 @@ def test_paths_that_do_not_exist(tiny_images):
     refused(ParameterError, "imagename=", "does not exist", imagename="none.image")
     refused(ParameterError, "psf=", "does not exist", imagename=image, psf="none.psf")
     refused(ParameterError, "pb=", "does not exist", imagename=image, pb="none.pb")
-    refused(ParameterError, "models=", "no folder", imagename=image, models="nowhere")
+    refused(ParameterError, "models=", "no such folder", imagename=image, models="nowhere")
 
 
 def test_psf_belongs_to_imagename(tiny_ms, tiny_images):

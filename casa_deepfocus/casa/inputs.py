@@ -14,9 +14,8 @@ from casatools import table
 from casa_deepfocus import params, pipeline
 from casa_deepfocus.casa import images, products
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError, ProductError
+from casa_deepfocus.models import runner
 
-MODES = ("both", "line", "continuum")
-DEVICES = ("auto", "cpu", "cuda")
 SELECTION = {
     "field": "field", "spw": "spw", "timerange": "time", "uvrange": "uvdist", "antenna": "baseline",
     "scan": "scan", "observation": "observation", "intent": "scanintent",
@@ -88,14 +87,13 @@ def check(parameters: Mapping[str, Any]) -> Request:
             "vis", values["vis"], f"give either vis or imagename ({values['imagename']!r})",
             "vis is imaged with tclean; imagename is a dirty image that exists already",
         )  # fmt: skip
-    mode = _one_of("mode", values["mode"], MODES)
-    _one_of("device", values["device"], DEVICES)
+    mode = _one_of("mode", values["mode"], pipeline.MODES)
+    _one_of("device", values["device"], runner.DEVICES)
     minsnr = values["minsnr"]
     if isinstance(minsnr, bool) or not isinstance(minsnr, (int, float)) or not 0 < minsnr < float("inf"):
         raise ParameterError("minsnr", minsnr, "must be a positive number", "5 is a good choice")
     models = str(values["models"] or "")
-    if models and models != "compact" and not os.path.isdir(models):
-        raise ParameterError("models", models, "is no folder", "Leave it empty for the networks that are shipped")
+    runner.find_folder(models)
     for name in ("psf", "pb"):
         if values[name] and vis:
             raise ParameterError(

@@ -109,7 +109,7 @@ def field_figure(result: Result, cube: Cube) -> Figure:
     figure = Figure(figsize=(9.6, _height(9.6, cube)), layout="constrained")
     axes = _sky_axes(figure, cube)
     image = result.integrated
-    top = max(float(np.nanmax(image)) if np.isfinite(image).any() else 1.0, 10.0)
+    top = max(float(np.nan_to_num(image).max()), 10.0)
     shown = axes.imshow(
         image, origin="lower", cmap="Greys", norm=AsinhNorm(3.0, vmin=-5.0, vmax=top), interpolation="nearest"
     )
@@ -117,7 +117,7 @@ def field_figure(result: Result, cube: Cube) -> Figure:
     ticks = [tick for tick in (-5, 0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= top]
     bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
     bar.ax.minorticks_off()
-    pb = np.nan_to_num(np.nanmax(cube.pb, axis=0)) if np.isfinite(cube.pb).any() else np.zeros(cube.shape)
+    pb = np.nan_to_num(cube.pb).max(axis=0)
     levels = [level for level in (0.2, 0.5) if pb.min() < level < pb.max()]
     if levels:
         axes.contour(pb, levels=levels, colors="#777777", linewidths=0.8, linestyles="dashed")
@@ -207,8 +207,8 @@ def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
         side = "left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center"
         axes.annotate(
             str(row["name"]), (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
-            textcoords="offset points", ha=side, va="bottom" if above else "top", color=colour, fontsize=8.5 if len(table) <= 30 else 5.5,
-            path_effects=OUTLINE,
+            textcoords="offset points", ha=side, va="bottom" if above else "top", color=colour,
+            fontsize=8.5 if len(table) <= 30 else 5.5, path_effects=OUTLINE,
         )  # fmt: skip
     axes.plot([], [], "s", markerfacecolor="none", color=LINE, label="with a line")
     axes.plot([], [], "s", markerfacecolor="none", color=CONTINUUM, label="continuum only")

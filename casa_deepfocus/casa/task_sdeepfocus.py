@@ -48,6 +48,7 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
         log(note)
     with _timed(timings, "load networks"):
         networks = runner.load_networks(request.models, request.device)
+    log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
     with products.workspace(request.outfile) as folder:
         imagename = request.imagename
         if request.vis:

@@ -1,0 +1,88 @@
+"""Real telescopes: VLA data calibrated by our own example, and an ALMA image with its PSF."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
+
+pytest.importorskip("casatools")
+from casa_deepfocus.casa import images  # noqa: E402
+from casa_deepfocus.casa.tasks import sdeepfocus  # noqa: E402
+from casa_deepfocus.models import runner  # noqa: E402
+
+pytestmark = [pytest.mark.casa, pytest.mark.slow]
+
+GALAXY = SkyCoord("15:21:57", "+05:04:00", unit=("hourangle", "deg"), frame="fk5")
+BEAM = 50.0
+"""Beam of the NGC 5921 cube [arcsec]."""
+
+
+def sky(table: Table) -> SkyCoord:
+    frame = {"FK5": "fk5", "ICRS": "icrs"}[table.meta["radesys"]]
+    return SkyCoord(table["ra"], table["dec"], unit="deg", frame=frame)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    folder = runner.find_folder("")
+    if not (folder / "manifest.json").exists():
+        pytest.skip(f"the networks are not in {folder}: they are trained and exported first")
+
+
+@pytest.fixture(scope="module")
+def galaxy(repository, networks, tmp_path_factory):
+    """(flux of the calibrator, what the task returned, the folder) for NGC 5921."""
+    spec = importlib.util.spec_from_file_location("ngc5921", repository / "docs" / "examples" / "ngc5921.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    folder = tmp_path_factory.mktemp("ngc5921")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        flux = example.calibrate()
+        back = example.find()
+    return flux, back, folder
+
+
+def test_the_calibration_is_right(galaxy):
+    assert galaxy[0] == pytest.approx(2.48, abs=0.02)
+
+
+def test_ngc5921_is_found_once(galaxy):
+    """One galaxy is in the field; it fills the cube's channels and several beams."""
+    _, back, folder = galaxy
+    table = Table.read(folder / "ngc5921.cat.ecsv")
+    assert back["counts"]["sources"] == len(table) >= 1
+    distances = sky(table).separation(GALAXY).arcsec
+    assert distances.min() < BEAM
+    nearest = table[int(np.argmin(distances))]
+    assert nearest["line_flux"] > 0 and nearest["snr"] > 10
+    # 1413.4 to 1413.9 MHz is the galaxy's velocity range; the products hold its frequency in LSRK.
+    assert 1.4125e9 < nearest["freq"] < 1.4145e9
+
+
+@pytest.fixture
+def pisco(repository) -> Path:
+    """The dirty ALMA image of the quasar J1342+0928 with its PSF and primary beam, where the machine has it."""
+    default = repository.parent / "shared" / "realdata"
+    folder = Path(os.environ.get("CASA_DEEPFOCUS_REALDATA", default)) / "pisco_alma"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing: set CASA_DEEPFOCUS_REALDATA to the folder that holds pisco_alma")
+    return folder / "Pisco.cii.455kms.dirty.fits"
+
+
+def test_the_quasar_host_is_found_at_the_dirty_peak(pisco, networks, tmp_path):
+    back = sdeepfocus(imagename=str(pisco), mode="continuum", outfile="pisco")
+    table = Table.read("pisco.cat.ecsv")
+    cube, _ = images.read_cube(str(pisco))
+    assert cube.psf_is_measured and cube.nchan == 1
+    y, x = np.unravel_index(np.nanargmax(cube.data[0]), cube.shape)
+    assert (x, y) == (130, 121)
+    peak = SkyCoord(*cube.wcs.wcs_pix2world([[x, y]], 0)[0], unit="deg", frame="icrs")
+    assert back["counts"]["sources"] == len(table) >= 1
+    assert sky(table).separation(peak).arcsec.min() < 0.1

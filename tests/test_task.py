@@ -1,0 +1,181 @@
+"""The task as a whole: what it returns, leaves behind and logs; the search itself is stood in for."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from casa_fixtures import TRUTH, make_result, without_sources
+
+from casa_deepfocus.errors import DataError, ModelError, ParameterError
+
+pytest.importorskip("casatools")
+from casa_deepfocus import params, pipeline  # noqa: E402
+from casa_deepfocus.casa import imaging, products, report, task_sdeepfocus  # noqa: E402
+from casa_deepfocus.models import runner  # noqa: E402
+
+pytestmark = pytest.mark.casa
+pytest_plugins = ["casa_fixtures"]
+
+
+@pytest.fixture
+def search(monkeypatch):
+    """Stand-ins for the networks and the search; holds the cube and the options that the search was given."""
+    seen = SimpleNamespace(result=make_result, calls=0)
+
+    def load(models, device):
+        return SimpleNamespace(info={"preset": "none", "device": "cpu", "threads": 1})
+
+    def run(cube, networks, options, *, log, progress):
+        seen.calls += 1
+        seen.cube, seen.options = cube, options
+        log("searching")
+        progress("round 1", 3)
+        return seen.result(cube)
+
+    monkeypatch.setattr(runner, "load_networks", load)
+    monkeypatch.setattr(pipeline, "run", run)
+    return seen
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    """(message, priority, origin) posted to the CASA log by the task."""
+    posted: list[tuple[str, str, str]] = []
+    real = task_sdeepfocus.casalog.post
+
+    def post(message, priority="INFO", origin="", **rest):
+        posted.append((message, priority, origin))
+        return real(message, priority=priority, origin=origin, **rest)
+
+    monkeypatch.setattr(task_sdeepfocus, "casalog", SimpleNamespace(post=post))
+    return posted
+
+
+def names() -> set[str]:
+    return {p.name for p in Path().iterdir()}
+
+
+ALL = {f"out{suffix}" for suffix in products.SUFFIXES}
+
+
+def test_an_image_becomes_products_and_a_dict(search, messages, tiny_images):
+    back = task_sdeepfocus.sdeepfocus(imagename=f"{tiny_images}.image", outfile="out", minsnr=4.0)
+    assert names() == ALL
+    assert back["counts"]["sources"] == len(TRUTH) == len(back["sources"])
+    assert {Path(path).name for path in back["products"].values()} == ALL
+    assert all(Path(path).is_absolute() for path in back["products"].values())
+    assert {"check", "load networks", "read", "find", "write", "total"} <= set(back["timings"])
+    assert "image" not in back["timings"]
+    assert back["sources"][0]["name"] == "S1" and isinstance(back["sources"][0]["ra"], float)
+    assert search.options.minsnr == 4.0 and search.options.mode == "both"
+    assert search.cube.psf_is_measured
+    text = [message for message, _, origin in messages if origin == "sdeepfocus"]
+    assert any("S2" in line and "unresolved" in line for line in text)
+    assert any("out.html" in line for line in text) and any("out.png" in line for line in text)
+    assert "searching" in text
+
+
+def test_a_measurement_set_is_imaged_and_the_scratch_is_gone(search, tiny_ms):
+    back = task_sdeepfocus.sdeepfocus(
+        vis=str(tiny_ms), datacolumn="data", imsize=[48, 40], cell="0.5arcsec", outfile="out"
+    )
+    assert names() == ALL
+    assert search.cube.data.shape == (8, 40, 48) and search.cube.psf.shape == (8, 80, 96)
+    assert back["timings"]["image"] > 0
+
+
+def test_kept_images_find_each_other_again(search, tiny_ms):
+    task_sdeepfocus.sdeepfocus(
+        vis=str(tiny_ms), datacolumn="data", imsize=48, cell="0.5arcsec", outfile="out", keepimages=True
+    )
+    assert names() == ALL | {"out.image", "out.psf", "out.pb"}
+    first = search.cube
+    task_sdeepfocus.sdeepfocus(imagename="out.image", outfile="again")
+    np.testing.assert_array_equal(search.cube.data, first.data)
+    np.testing.assert_array_equal(search.cube.psf, first.psf)
+
+
+def test_values_come_in_the_order_of_the_xml(search, tiny_images):
+    assert params.sdeepfocus().names[:6] == ("vis", "imagename", "psf", "pb", "outfile", "overwrite")
+    task_sdeepfocus.sdeepfocus("", f"{tiny_images}.image", "", "", "out")
+    assert names() == ALL
+    assert "values" in inspect.signature(task_sdeepfocus.sdeepfocus).parameters
+
+
+def test_nothing_found_is_said_and_old_regions_go(search, messages, tiny_images):
+    image = f"{tiny_images}.image"
+    task_sdeepfocus.sdeepfocus(imagename=image, outfile="out")
+    search.result = lambda cube: without_sources(make_result(cube))
+    back = task_sdeepfocus.sdeepfocus(imagename=image, outfile="out", overwrite=True)
+    assert back["counts"]["sources"] == 0 and back["sources"] == []
+    assert names() == ALL - {"out.crtf", "out.cl"}
+    assert "crtf" not in back["products"] and len(Table.read("out.cat.ecsv")) == 0
+    assert any("0 sources" in message for message, _, _ in messages)
+
+
+def test_the_missing_psf_is_warned_of(search, messages, tiny_images):
+    from casatasks import exportfits
+
+    exportfits(f"{tiny_images}.image", "alone.fits")
+    task_sdeepfocus.sdeepfocus(imagename="alone.fits", outfile="out")
+    assert any(priority == "WARN" and "PSF" in message for message, priority, _ in messages)
+    assert not search.cube.psf_is_measured
+    assert "sidelobes were not removed" in Path("out.html").read_text()
+
+
+@pytest.mark.parametrize("where", [(pipeline, "run"), (report, "write"), (products, "write_all")])
+def test_a_failure_anywhere_leaves_old_products_alone(search, tiny_images, monkeypatch, where):
+    image = f"{tiny_images}.image"
+    task_sdeepfocus.sdeepfocus(imagename=image, outfile="out")
+    before = {name: Path(name).stat().st_mtime_ns for name in names()}
+
+    def fail(*args, **kwargs):
+        raise DataError("it went wrong")
+
+    monkeypatch.setattr(*where, fail)
+    with pytest.raises(DataError, match="it went wrong"):
+        task_sdeepfocus.sdeepfocus(imagename=image, outfile="out", overwrite=True)
+    assert {name: Path(name).stat().st_mtime_ns for name in names()} == before
+
+
+def test_damaged_networks_stop_the_task_before_imaging(tiny_ms, monkeypatch):
+    Path("models").mkdir()
+    Path("models/manifest.json").write_text("{}")
+    monkeypatch.setattr(imaging, "make_images", lambda *_: pytest.fail("imaged before the networks were checked"))
+    with pytest.raises(ModelError, match="manifest"):
+        task_sdeepfocus.sdeepfocus(vis=str(tiny_ms), datacolumn="data", models="models", outfile="out")
+    assert names() == {"models"}
+
+
+def test_bad_parameters_stop_the_task_before_the_networks(search, monkeypatch):
+    monkeypatch.setattr(runner, "load_networks", lambda *_: pytest.fail("networks loaded before the parameters"))
+    with pytest.raises(ParameterError, match="either"):
+        task_sdeepfocus.sdeepfocus()
+
+
+def test_an_image_of_one_channel_is_searched_in_continuum(search, tiny_ms):
+    search.result = lambda cube: without_sources(_blank(cube))
+    task_sdeepfocus.sdeepfocus(
+        vis=str(tiny_ms), datacolumn="data", imsize=48, cell="0.5arcsec", specmode="mfs", outfile="out"
+    )
+    assert search.options.mode == "continuum" and search.cube.nchan == 1
+
+
+def _blank(cube):
+    return pipeline.Result(
+        catalogue=Table(names=[c[0] for c in pipeline.cat.COLUMNS]), probability=np.zeros(cube.shape, np.float32),
+        mask=np.zeros(cube.data.shape, bool), integrated=np.zeros(cube.shape, np.float32),
+        noise=np.ones(cube.nchan), details=[], timings={}, counts={},
+    )  # fmt: skip
+
+
+def test_the_plain_task_reaches_it(search, tiny_images):
+    from casa_deepfocus.casa.tasks import sdeepfocus
+
+    back = sdeepfocus(imagename=f"{tiny_images}.image", outfile="out")
+    assert back["counts"]["sources"] == len(TRUTH) and names() == ALL
