@@ -6,6 +6,7 @@ import pytest
 from casa_deepfocus.core.boxes import Box
 from casa_deepfocus.core.focusing import (
     FOCUS_HALF_WIDTH,
+    aperture,
     brightest_pixel,
     focus,
     focus_range,
@@ -129,6 +130,12 @@ class TestSnr:
 
     def test_one_pixel_box(self):
         assert global_snr(source(x=20, y=20), Box(20, 20, 20, 20), 0.1) > 8
+
+    def test_aperture(self):
+        """On the source, inside the box's own circle, and never larger than asked."""
+        assert aperture(Box(10, 10, 20, 20), (12, 13), 3.0) == Box(9, 10, 15, 16)
+        assert aperture(Box(10, 10, 13, 20), (12, 13), 9.0) == Box(10, 11, 14, 15)
+        assert aperture(Box(10, 10, 10, 10), None, 3.0) == Box(9, 9, 11, 11)
 
     def test_increase(self):
         assert snr_increases(3.0, 3.1) and not snr_increases(3.0, 3.0)

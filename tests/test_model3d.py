@@ -80,7 +80,7 @@ def test_the_mask_holds_what_it_says():
 
 @pytest.mark.parametrize(("x", "chan"), [(40.5, 30.5), (40.49, 30.0)])
 def test_a_tiny_source_still_has_a_pixel(x, chan):
-    _, mask = source_mask(SHAPE, x, 35.5, shape_to_covariance(1.0, 1.0, 0.0), chan, 0.5)
+    _, mask = source_mask(SHAPE, x, 35.5, shape_to_covariance(0.8, 0.8, 0.0), chan, 0.7, factor=1.0)
     assert mask.any()
 
 

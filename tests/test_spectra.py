@@ -147,6 +147,17 @@ class TestStandardise:
             heights.append(standardised[1])
         assert np.median(heights) > 10.0
 
+    @pytest.mark.parametrize("width", [0, 5])
+    def test_few_channels_are_not_clipped_away(self, width):
+        """From 16 channels the noise is rarely underestimated by a factor of two."""
+        noises = []
+        for seed in range(200):
+            spectrum = np.random.default_rng(seed).normal(size=16)
+            spectrum[5 : 5 + width] += 8.0
+            noises.append(standardise_spectrum(spectrum)[1])
+        assert np.mean(noises) == pytest.approx(1.0, abs=0.12)
+        assert np.mean(np.array(noises) < 0.5) < 0.1
+
     @pytest.mark.parametrize("spectrum", [[1.0], [np.nan], [np.nan] * 5, [2.0] * 20, [1.0, 5.0], [1.0, np.nan, 2.0]])
     def test_nothing_to_measure(self, spectrum):
         standardised, sigma = standardise_spectrum(np.array(spectrum))
@@ -185,8 +196,8 @@ class TestFindPeaks:
 
     def test_a_fit_that_runs_away_falls_back(self):
         """A spike on a broad foot: no Gaussian, so the half-height width counts."""
-        profile = np.full(64, 0.2)
-        profile[30:33] = [0.5, 1.0, 0.5]
+        profile = np.full(64, 0.45)
+        profile[30:33] = [0.6, 1.0, 0.6]
         (peak,) = find_peaks(profile)
         assert peak.chan == pytest.approx(31.0, abs=0.5) and peak.fwhm < 6.0
 

@@ -59,11 +59,11 @@ def continuum_image(
     (ny, nx) float32 [Jy/beam] : NaN channels of a pixel are skipped; NaN where a pixel has none
     """
     weights = off_line_weights(cube.shape[0], ranges, sigma)
-    used = np.flatnonzero(weights)
-    stack = cube[used]
-    finite = np.isfinite(stack)
-    total = np.einsum("cyx,c->yx", np.where(finite, stack, 0.0), weights[used])
-    weight = np.einsum("cyx,c->yx", finite.astype(float), weights[used])
+    total, weight = np.zeros(cube.shape[1:]), np.zeros(cube.shape[1:])
+    for chan in np.flatnonzero(weights):  # a plane at a time: no copy of the cube
+        finite = np.isfinite(cube[chan])
+        np.add(total, weights[chan] * cube[chan], out=total, where=finite)
+        np.add(weight, weights[chan], out=weight, where=finite)
     return np.divide(total, weight, out=np.full(weight.shape, np.nan), where=weight > 0).astype(np.float32)
 
 

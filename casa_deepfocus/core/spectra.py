@@ -30,6 +30,9 @@ LINE_CLIP = 3.0
 DEEP_CLIP = 4.5
 """The same below the level; wider, since emission lines are what is expected."""
 
+FEW_CHANNELS = 6.0
+"""The clips are wider by 1 + this over the number of channels."""
+
 MIN_OFF_LINE = 3
 """Fewest channels from which a noise or a straight line is measured."""
 
@@ -197,14 +200,16 @@ def off_line_channels(spectrum: NDArray) -> NDArray[np.bool_]:
     centre, sigma = _densest_half(values)
     if sigma <= 0.0:
         return finite
-    off = (values < centre + LINE_CLIP * sigma) & (values > centre - DEEP_CLIP * sigma)
+    # A noise from few channels often comes out too low: the clips widen as Student's distribution does.
+    few = 1.0 + FEW_CHANNELS / values.size
+    off = (values < centre + few * LINE_CLIP * sigma) & (values > centre - few * DEEP_CLIP * sigma)
     least = max(MIN_OFF_LINE, values.size // 5)
     widths = [width for width in (3, 7, 15, 31) if 4 * width <= values.size]
     for _ in range(10):
         quiet = values[off]
         level = float(np.median(quiet))
         scatter = MAD_TO_SIGMA * float(np.median(np.abs(quiet - level)))
-        line = (values > level + LINE_CLIP * scatter) | (values < level - DEEP_CLIP * scatter)
+        line = (values > level + few * LINE_CLIP * scatter) | (values < level - few * DEEP_CLIP * scatter)
         # What stands out already must not spill over its neighbours in the running means.
         flattened = np.where(line, level, values)
         for width in widths:
@@ -212,7 +217,7 @@ def off_line_channels(spectrum: NDArray) -> NDArray[np.bool_]:
             # A wide, faint line is most of what is left: only the densest half is safe. There are few
             # independent running means, so their scatter is floored at that of white noise.
             mean, spread = _densest_half(smooth[off])
-            line |= smooth > mean + (LINE_CLIP + 0.5) * max(spread, sigma / np.sqrt(width))
+            line |= smooth > mean + few * (LINE_CLIP + 0.5) * max(spread, sigma / np.sqrt(width))
         if values.size >= 16:
             line = binary_dilation(line)
         if values.size - line.sum() < least:
