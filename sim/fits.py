@@ -62,11 +62,11 @@ def write_cube(cube: Cube, folder: Path) -> None:
     )
     for name, array, bunit in parts:
         header = cube_header(cube, array.shape[1:], bunit)
-        units: list[fits.hdu.base._BaseHDU] = [fits.PrimaryHDU(array.astype(np.float32), header)]
+        units = fits.HDUList([fits.PrimaryHDU(array.astype(np.float32), header)])
         if name == "dirty":
             units[0].header["CASAMBM"] = True
             units.append(_beam_table(cube))
-        fits.HDUList(units).writeto(folder / f"{name}.fits")
+        units.writeto(folder / f"{name}.fits")
 
 
 def _beam_table(cube: Cube) -> fits.BinTableHDU:

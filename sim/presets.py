@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casa_deepfocus.core.geometry import GAUSSIAN_AREA
+from casa_deepfocus.core.cube import C_KMS
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_AREA
 from casa_deepfocus.errors import DataError, ParameterError
 from sim import arrays
-from sim.psfbuild import MIN_ELEVATION
-from sim.response import Coverage, Grid, Response, pb_at, response
+from sim.psflib import MIN_ELEVATION
+from sim.response import Coverage, Grid, Response, matched_filter_snr, pb_at, response
 from sim.sky import Source
 
 
@@ -73,15 +74,12 @@ def alma(rng: np.random.Generator) -> Field:
     """Varied ALMA fields: arrays, declinations, frequencies; lines and continua alone and together; some empty."""
     coverage, grid = _alma_observation(rng)
     resp = response(coverage, grid)
-    beam = float(np.sqrt(np.prod(np.linalg.eigvalsh(_matrix(resp.middle_beam()))) ** 0.5) * 2.3548)
+    sxx, syy, sxy = resp.middle_beam()
+    beam = float(FWHM_PER_SIGMA * (sxx * syy - sxy**2) ** 0.25)
     sources = []
     if rng.random() >= EMPTY_SHARE:
         sources = [_alma_source(rng, resp, grid, beam) for _ in range(1 + rng.poisson(2.5))]
     return Field(coverage, grid, tuple(sources), ALMA_NOISE)
-
-
-def _matrix(covariance: np.ndarray) -> np.ndarray:
-    return np.array([[covariance[0], covariance[2]], [covariance[2], covariance[1]]])
 
 
 def _alma_observation(rng: np.random.Generator) -> tuple[Coverage, Grid]:
@@ -99,13 +97,11 @@ def _alma_observation(rng: np.random.Generator) -> tuple[Coverage, Grid]:
             cell = coverage.beam_arcsec(freq0) / rng.uniform(4.0, 7.0)
         except DataError:
             continue
-        width = freq0 * float(np.exp(rng.uniform(np.log(5.0), np.log(40.0)))) / 299792.458
+        width = freq0 * float(np.exp(rng.uniform(np.log(5.0), np.log(40.0)))) / C_KMS
         return coverage, Grid(2 * int(rng.integers(64, 97)), float(cell), int(rng.integers(48, 129)), freq0, width)
 
 
 def _alma_source(rng: np.random.Generator, resp: Response, grid: Grid, beam: float) -> Source:
-    from sim.truth import matched_filter_snr
-
     while True:
         x, y = rng.uniform(0.05 * grid.npix, 0.95 * grid.npix, 2)
         if pb_at(resp.pb, Source(x, y, 0, 0, 0)).min() > 0.25:

@@ -260,3 +260,28 @@ def pb_at(pb: NDArray, source: Source) -> NDArray[np.float64]:
     low = pb[:, y0, x0] * (1 - fx) + pb[:, y0, x0 + 1] * fx
     high = pb[:, y0 + 1, x0] * (1 - fx) + pb[:, y0 + 1, x0 + 1] * fx
     return (low * (1 - fy) + high * fy).astype(float)
+
+
+def matched_filter_snr(
+    source: Source, resp: Response, freq: ArrayLike, sigma: ArrayLike
+) -> tuple[float, float]:
+    """SNR of line and continuum for the ideal linear filter that knows the shape.
+
+    snr^2 = sum_c (PB_c s_c)^2 / sigma_c^2  G . (PSF_c (x) G), with G the Gaussian of unit flux: exact for
+    noise whose power spectrum is the PSF's and a primary beam that is constant over the source.
+
+    Parameters
+    ----------
+    source : Source
+    resp : Response
+    freq : (nchan,) [Hz]
+    sigma : float or (nchan,) [Jy/beam]
+
+    Returns
+    -------
+    snr_line, snr_continuum : float
+    """
+    nu = np.asarray(freq, dtype=float)
+    gain = resp.channels(pb_at(resp.pb, source)) ** 2 * resp.channels(resp.overlap(source)) / np.square(sigma)
+    line, continuum = source.line_spectrum(len(nu)), source.continuum_spectrum(nu)
+    return float(np.sqrt((gain * line**2).sum())), float(np.sqrt((gain * continuum**2).sum()))

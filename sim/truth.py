@@ -14,7 +14,7 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, peak_over_flux
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
 from casa_deepfocus.errors import ProductError
-from sim.response import Response, pb_at
+from sim.response import Response, matched_filter_snr, pb_at
 from sim.sky import Source
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -40,31 +40,6 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 """(name, unit, description) of the float columns; all fluxes are corrected for the primary beam."""
 
 BOX = ("x0", "y0", "x1", "y1", "chan0", "chan1")
-
-
-def matched_filter_snr(
-    source: Source, resp: Response, freq: ArrayLike, sigma: ArrayLike
-) -> tuple[float, float]:
-    """SNR of line and continuum for the ideal linear filter that knows the shape.
-
-    snr^2 = sum_c (PB_c s_c)^2 / sigma_c^2  G . (PSF_c (x) G), with G the Gaussian of unit flux: exact for
-    noise whose power spectrum is the PSF's and a primary beam that is constant over the source.
-
-    Parameters
-    ----------
-    source : Source
-    resp : Response
-    freq : (nchan,) [Hz]
-    sigma : float or (nchan,) [Jy/beam]
-
-    Returns
-    -------
-    snr_line, snr_continuum : float
-    """
-    nu = np.asarray(freq, dtype=float)
-    gain = resp.channels(pb_at(resp.pb, source)) ** 2 * resp.channels(resp.overlap(source)) / np.square(sigma)
-    line, continuum = source.line_spectrum(len(nu)), source.continuum_spectrum(nu)
-    return float(np.sqrt((gain * line**2).sum())), float(np.sqrt((gain * continuum**2).sum()))
 
 
 def truth_table(sources: Sequence[Source], resp: Response, cube: Cube, sigma: ArrayLike) -> Table:

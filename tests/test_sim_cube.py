@@ -21,9 +21,9 @@ from sim import __main__ as command
 from sim import arrays, presets
 from sim.cube import convolved_sources, noise_cube, simulate, simulate_cube
 from sim.fits import generate, write_cube
-from sim.response import ARCSEC, Coverage, Grid, airy, direct_image, response
+from sim.response import ARCSEC, Coverage, Grid, airy, direct_image, matched_filter_snr, response
 from sim.sky import Source
-from sim.truth import matched_filter_snr, truth_table
+from sim.truth import truth_table
 
 COVERAGE = Coverage(duration=1200.0, integration=120.0)
 GRID = Grid(npix=96, cell=0.16, nchan=12, freq0=230e9, chan_width=40e6)
