@@ -47,7 +47,7 @@ from casa_deepfocus.core.model3d import observed_covariance, source_mask
 from casa_deepfocus.core.noise import channel_noise, inverse_variance, robust_rms
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, STAMP, deep_gru_input, resnet_input, stamp_peak
 from casa_deepfocus.core.psf import Imager
-from casa_deepfocus.core.reliability import independent_trials, reliability, tail_scale
+from casa_deepfocus.core.reliability import independent_trials, noise_level, reliability, tail_scale
 from casa_deepfocus.core.spectra import (
     Peak,
     extract_spectrum,
@@ -84,22 +84,27 @@ class Options:
     ----------
     mode : str, 'line' (lines only), 'continuum' (the collapsed cube) or 'both'
     minsnr : float [sigma], matched-filter SNR below which nothing is reported
+    false_alarms : float, noise peaks that may be taken for sources in a cube, on average: a large
+        cube has more of them, so its maps are searched above a higher level than minsnr
     probability : float or None, level of Blobs Finder's map that makes a blob; None: the network's own
     peak_height : float or None, level of Deep GRU's output that makes a peak; None: the network's own
     rounds : int, how often the residual is searched again at most
     sidelobe_margin : float, a blob must exceed what brighter blobs' sidelobes explain by this factor
     dynamic_range : float, next to a fitted source a new one needs this fraction of its peak
+    known_line_snr : float [sigma], lowest SNR of a line whose source the continuum has shown
     same_position : float [beam], closer sources are one
     graph : GraphThresholds
     """
 
     mode: str = "both"
     minsnr: float = 5.0
+    false_alarms: float = 0.02
     probability: float | None = None
     peak_height: float | None = None
     rounds: int = 8
     sidelobe_margin: float = 1.5
     dynamic_range: float = 0.1
+    known_line_snr: float = 4.0
     same_position: float = 0.35
     graph: GraphThresholds = field(default_factory=GraphThresholds)
 
@@ -206,6 +211,12 @@ class _Search:
     def beam(self) -> float:
         return self.cube.beam_pixels()
 
+    def level(self, kind: str) -> float:
+        """SNR on a detection map above which noise is not expected: at least 0.85 minsnr."""
+        usable = int(np.isfinite(self.cube.data).any(axis=0).sum())
+        trials = independent_trials(usable, self.beam, self.cube.nchan if kind == "line" else 1)
+        return max(0.85 * self.options.minsnr, noise_level(trials, self.options.false_alarms))
+
     def count(self, name: str, number: int) -> None:
         self.counts[name] = self.counts.get(name, 0) + number
 
@@ -292,6 +303,7 @@ def _run(
             break
         with clock.step("fit"):
             added = refine(search, [item.component for item in found])
+            added += refine_lines(search, lines_of_known_sources(search))
         log(f"round {number}: {len(blobs)} blobs, {len(found)} candidates, {len(search.components)} sources so far")
         if progress is not None:
             progress(f"round {number}", len(search.components))
@@ -366,13 +378,14 @@ def detect(search: _Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
     """
     residual, options = search.fit.residual, search.options
     maps: list[DetectionMap] = []
-    line, lines = residual, None
+    line = residual
+    levels = {kind: search.level(kind) for kind in ("integrated", "line")}
     if options.mode != "line":
         maps.append(integrated_map(residual, search.sigma))
     if search.lines:
         line, _ = line_cube(residual, search.sigma)
         lines = LineSearch(line, search.sigma)
-        maps += line_maps(lines, threshold=0.85 * options.minsnr, beam_pixels=search.beam)
+        maps += line_maps(lines, threshold=levels["line"], beam_pixels=search.beam)
     threshold = options.probability or float(search.networks.info.get("thresholds", {}).get("blobs_finder", 0.3))
     model = _model_maps(search, maps)
     blobs: list[Blob] = []
@@ -380,7 +393,7 @@ def detect(search: _Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
         probability = probability_map(detection, search.networks.blobs_finder, search.beam)
         np.maximum(search.probability, _to_image(probability, search), out=search.probability)
         found = find_blobs(probability, detection, map_index=index, beam_pixels=search.beam, threshold=threshold)
-        found = [b for b in found if b.snr >= 0.85 * options.minsnr]
+        found = [b for b in found if b.snr >= levels[detection.kind]]
         found = without_sidelobes(found, detection, search.imager, search.beam, options.sidelobe_margin)
         if model is not None:
             found = [b for b in found if b.snr >= options.dynamic_range * _near(model[index], b, search.beam)]
@@ -589,6 +602,35 @@ def _same_source(one: Component, other: Component, distance: float) -> bool:
     return not one.has_line or abs(one.chan - other.chan) < 0.75 * max(one.fwhm, other.fwhm)
 
 
+def lines_of_known_sources(search: _Search) -> list[tuple[Component, Peak]]:
+    """Lines in the spectra of fitted sources that have none: where to look is known, so fainter ones count.
+
+    Deep GRU looks at the spectrum of the fitted shape, all other sources subtracted; a window sum
+    of the same spectrum must agree that the line is above what noise does in one spectrum.
+    """
+    bare = [c for c in search.components if not c.has_line and c.snr_cont >= search.options.minsnr]
+    if not bare or not search.lines:
+        return []
+    nchan = search.cube.nchan
+    level = max(search.options.known_line_snr, noise_level(independent_trials(1, 1.0, nchan) / 6.0, search.options.false_alarms))
+    height = search.options.peak_height or float(search.networks.info.get("thresholds", {}).get("deep_gru", 0.1))
+    spectra = [search.fit.source_spectrum(c) - c.spectrum(nchan) for c in bare]
+    standard = np.array([standardise_spectrum(spectrum)[0] for spectrum in spectra], dtype=np.float32)
+    cleaned = search.networks.deep_gru(deep_gru_input(standard))
+    found = []
+    for component, spectrum, clean in zip(bare, standard, cleaned, strict=True):
+        component.clean = clean
+        sums = LineSearch(spectrum[:, None, None], np.where(np.isfinite(search.sigma), 1.0, np.nan))
+        best, index, windows = sums.maximum()
+        if best[0, 0] < level:
+            continue
+        chan0, chan1 = windows[index[0, 0]]
+        centre, width = 0.5 * (chan0 + chan1), float(chan1 - chan0 + 1)
+        seen = [p for p in find_peaks(clean, height) if abs(p.chan - centre) <= 0.5 * width + 1.0]
+        found.append((component, max(seen, key=lambda p: p.height) if seen else Peak.from_gaussian(centre, width, 0.0, nchan)))
+    return found
+
+
 # Steps iv to vi ---------------------------------------------------------------------------------
 
 
@@ -671,12 +713,26 @@ def refine(search: _Search, new: Sequence[Component]) -> int:
     before = {(id(c), c.has_line, c.has_cont) for c in search.components}
     for component in new:
         _add(search, component)
-    for _ in range(4):
+    for _ in range(5):
         search.fit.fit(search.components)
-        weak = prune(search)
-        if not weak:
+        renew_noise(search)
+        if not (prune(search) | make_physical(search) | join_parts(search)):
             break
     return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
+
+
+def refine_lines(search: _Search, lines: Sequence[tuple[Component, Peak]]) -> int:
+    """Give lines to fitted sources and fit again. Number that stay."""
+    if not lines:
+        return 0
+    nchan = search.cube.nchan
+    for component, peak in lines:
+        spectrum = search.fit.source_spectrum(component) - component.spectrum(nchan)
+        component.has_line, component.known = True, True
+        component.chan, component.fwhm = peak.chan, max(peak.fwhm, 1.0)
+        component.amp = float(np.max(spectrum[peak.chan0 : peak.chan1 + 1]))
+    refine(search, [])
+    return sum(component.has_line for component, _ in lines)
 
 
 def _add(search: _Search, component: Component) -> None:
@@ -704,13 +760,62 @@ def _add(search: _Search, component: Component) -> None:
     search.components.append(component)
 
 
+def renew_noise(search: _Search) -> None:
+    """Measure the noise on the residual: bright sources' sidelobes no longer count as noise."""
+    fresh = channel_noise(search.fit.residual)
+    scale = np.nanmedian(fresh / search.sigma)
+    if abs(scale - 1.0) > 0.01:
+        search.sigma = fresh
+        search.fit.set_noise(fresh)
+        search.fit.measure(search.components)
+
+
+def make_physical(search: _Search) -> bool:
+    """Take back what only fits by being unphysical. True if anything was.
+
+    A line wider than half the band is continuum; a significantly negative continuum under a line
+    is a line too wide, or a neighbour's sidelobe.
+    """
+    changed = False
+    for component in search.components:
+        if component.has_line and component.has_cont and component.snr_cont < -2.5:
+            component.has_cont = component.has_slope = False
+            component.cont = component.slope = 0.0
+            changed = True
+        if component.has_line and component.has_cont and component.fwhm > 0.5 * search.cube.nchan:
+            component.has_line, component.amp = False, 0.0
+            changed = True
+    return changed
+
+
+def join_parts(search: _Search) -> bool:
+    """Make one source of a line and a continuum that were found apart at one position. True if any was."""
+    beam, limit = search.beam, search.options.same_position * search.beam
+    changed = False
+    for part in [c for c in search.components if not c.has_line]:
+        for other in search.components:
+            if not other.has_line:
+                continue
+            error = np.hypot(*(np.hypot(c.errors.get("x", 0.0), c.errors.get("y", 0.0)) for c in (part, other)))
+            if np.hypot(part.x - other.x, part.y - other.y) > min(max(limit, 3.0 * error), 0.6 * beam):
+                continue
+            if not other.has_cont:
+                other.has_cont, other.has_slope, other.cont = True, search.cube.nchan >= 16, 0.0
+            other.cont += part.cont
+            search.components.remove(part)
+            changed = True
+            break
+    return changed
+
+
 def prune(search: _Search) -> bool:
     """Drop lines and components below minsnr, and those that became copies of others. True if any was."""
     limit, beam = search.options.minsnr, search.beam
     changed = False
     kept: list[Component] = []
     for component in sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont)):
-        if component.has_line and component.snr_line < limit:
+        faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else limit
+        if component.has_line and component.snr_line < faintest:
             changed = True
             if component.snr_cont < limit:
                 search.refused.append(component)
@@ -737,8 +842,7 @@ def _report(search: _Search, cube: Cube, sigma: NDArray, first: DetectionMap, cl
     _number_groups(components, search.beam)
     for component in components:
         flag(component, search.cube, search.beam)
-    snr = np.array([c.snr_line if c.has_line else c.snr_cont for c in components])
-    table = cat.build(components, _reliabilities(search, snr), cube)
+    table = cat.build(components, _reliabilities(search, components), cube)
     if search.cube is not cube:
         table["chan0"], table["chan1"] = 0, cube.nchan - 1
     mask = np.zeros(cube.data.shape, dtype=bool)
@@ -799,17 +903,21 @@ def flag(component: Component, cube: Cube, beam: float) -> None:
         component.flags.add("gaussian_psf")
 
 
-def _reliabilities(search: _Search, snr: NDArray) -> NDArray:
-    if snr.size == 0:
+def _reliabilities(search: _Search, components: Sequence[Component]) -> NDArray:
+    """Reliability of each component: of its line or of its continuum, whichever is the surer."""
+    if not components:
         return np.empty(0)
     residual = search.fit.residual
     usable = int(np.isfinite(residual).any(axis=0).sum())
-    trials = independent_trials(usable, search.beam, search.cube.nchan)
+    image_trials = independent_trials(usable, search.beam, 1)
+    deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
+    best = reliability(np.array([c.snr_cont for c in components]), image_trials, tail_scale(deepest, image_trials))
     if search.lines:
+        trials = independent_trials(usable, search.beam, search.cube.nchan)
         deepest = float(LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()[0].max())
-    else:
-        deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
-    return reliability(snr, trials, tail_scale(deepest, trials))
+        snr = np.array([c.snr_line if c.has_line else 0.0 for c in components])
+        best = np.maximum(best, reliability(snr, trials, tail_scale(deepest, trials)))
+    return best
 
 
 def _detail(search: _Search, component: Component, cube: Cube, name: str, chan0: int, chan1: int) -> SourceDetail:

@@ -47,7 +47,13 @@ class Component:
     fit_shape : bool, whether the covariance is fitted or held
     prior_covariance : (3,) [pixel^2] and its weight, for shapes that the data do not constrain
     errors : dict, standard error of each fitted parameter (names of NAMES)
+    matrix : (10, 10) float64, error covariance of all parameters; 0 for what is held
     snr_line, snr_cont : float, matched-filter signal to noise of the two parts
+    clean : (nchan,) float32, Deep GRU's output for its spectrum
+    probability : float, Blobs Finder's
+    known : bool, the line was looked for at the place of a continuum source
+    group : int, blend group
+    flags : set of str
     """
 
     x: float
@@ -69,6 +75,7 @@ class Component:
     snr_cont: float = 0.0
     clean: NDArray | None = None
     probability: float = 0.0
+    known: bool = False
     group: int = -1
     flags: set[str] = field(default_factory=set)
 
@@ -390,7 +397,8 @@ class JointFit:
             spectra = np.array([c.spectrum(self.data.shape[0]) for c in components])
             peaks = np.max(np.abs(spectra) * np.sqrt(self.weights), axis=1, keepdims=True)
             # A hundredth of a per cent of a source's own peak, and of the noise, is left out.
-            spectra = np.where(np.abs(spectra) * np.sqrt(self.weights) < np.minimum(1e-4 * peaks, 1e-2), 0.0, spectra)
+            faint = np.abs(spectra) * np.sqrt(self.weights) < np.minimum(1e-4 * peaks, 1e-2)
+            spectra = np.where(faint, 0.0, spectra)
             self.imager.subtract(self.residual, transforms, spectra)
         return self.residual
 
@@ -411,6 +419,14 @@ class JointFit:
             self.update_residual(components)
             if sweep + 1 < sweeps and self._settled(components, before):
                 break
+        self.measure(components)
+
+    def set_noise(self, sigma: NDArray) -> None:
+        """Take another noise, (nchan,) [Jy/beam]."""
+        self.weights = inverse_variance(sigma)
+
+    def measure(self, components: Sequence[Component]) -> None:
+        """Errors and signal to noise of the components as they stand."""
         for group in self._groups(components):
             group.finish()
 

@@ -87,6 +87,40 @@ def gaussian_psf(beams: ArrayLike, cell: float, shape: tuple[int, int]) -> NDArr
     return np.stack([gaussian_image(shape, shape[1] // 2, shape[0] // 2, cov) for cov in covariances]).astype(np.float32)
 
 
+def psf_basis(psf: NDArray[np.float32], tolerance: float, most: int) -> tuple[NDArray, NDArray] | None:
+    """A few PSFs of which every channel's PSF is a linear combination.
+
+    A PSF changes smoothly with frequency, so that over a band a handful of principal images
+    carry all of it; channels flagged differently need more, or cannot be had this way.
+
+    Parameters
+    ----------
+    psf : (nchan, py, px) float32, peak 1
+    tolerance : float, largest rms error of a channel over the rms of its PSF
+    most : int, largest number of images
+
+    Returns
+    -------
+    images : (n, py, px) float32, and mixing : (nchan, n) float32; None when `most` images do not do
+    """
+    nchan = psf.shape[0]
+    flat = psf.reshape(nchan, -1)
+    # Enough pixels to see every way in which the channels differ; an odd stride runs over all columns.
+    part = flat[:, :: (flat.shape[1] // 40000) | 1].astype(np.float64)
+    gram = part @ part.T
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    power = np.diag(gram).copy()
+    power[power <= 0] = 1.0
+    for number in range(1, min(most, nchan) + 1):
+        kept = vectors[:, :number]
+        lost = np.maximum(np.diag(gram) - (kept**2 * values[:number]).sum(axis=1), 0.0)
+        if np.sqrt((lost / power).max()) < tolerance:
+            images = np.tensordot(kept.T.astype(np.float32), psf, axes=1)
+            return images, kept.astype(np.float32)
+    return None
+
+
 class Imager:
     """The PSFs of a cube, as an operator.
 
@@ -94,12 +128,23 @@ class Imager:
     ----------
     psf : (nchan or 1, py, px) float32, peak 1 at (py//2, px//2)
     shape : (ny, nx) of the image
+    tolerance : float, relative rms to which the PSFs may be represented by a few principal ones;
+        0 makes every channel's convolution by itself
     """
 
-    def __init__(self, psf: NDArray[np.float32], shape: tuple[int, int]) -> None:
+    def __init__(self, psf: NDArray[np.float32], shape: tuple[int, int], tolerance: float = 1e-4) -> None:
         self.psf = psf
         self.shape = shape
         self.grid = (fft.next_fast_len(2 * shape[0], real=True), fft.next_fast_len(2 * shape[1], real=True))
+        basis = None
+        if psf.shape[0] == 1:
+            basis = (psf, None)
+        elif tolerance > 0:
+            basis = psf_basis(psf, tolerance, most=min(16, max(1, psf.shape[0] // 3)))
+        self._kernels, self._mixing = None, None
+        if basis is not None:
+            placed = np.stack([place_psf(image, self.grid) for image in basis[0]])
+            self._kernels, self._mixing = fft.rfft2(placed, workers=-1), basis[1]
 
     def plane(self, chan: int) -> NDArray[np.float32]:
         """(py, px) PSF of a channel."""
@@ -116,9 +161,7 @@ class Imager:
         inside = 0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]
         return float(plane[row, column]) if inside else 0.0
 
-    def subtract(
-        self, data: NDArray[np.float32], transforms: NDArray[np.complex64], spectra: NDArray, workers: int = -1
-    ) -> None:
+    def subtract(self, data: NDArray[np.float32], transforms: NDArray[np.complex64], spectra: NDArray) -> None:
         """Subtract the dirty images of separable sources from a cube, in place.
 
         Parameters
@@ -127,14 +170,26 @@ class Imager:
         transforms : (nsource, gy, gx//2 + 1) complex64, `gaussian_transform` on `grid`
         spectra : (nsource, nchan) [Jy, apparent]
         """
+        if self._kernels is None:
+            self._subtract_channels(data, transforms, spectra)
+            return
         ny, nx = self.shape
-        kernel = None
+        for transform, spectrum in zip(transforms, np.asarray(spectra, dtype=np.float32), strict=True):
+            used = np.flatnonzero(spectrum)
+            if used.size == 0:
+                continue
+            dirty = fft.irfft2(transform * self._kernels, s=self.grid, workers=-1)[:, :ny, :nx]
+            mixing = spectrum[:, None] if self._mixing is None else spectrum[:, None] * self._mixing
+            for start in range(0, used.size, 16):
+                part = used[start : start + 16]
+                data[part] -= np.tensordot(mixing[part], dirty, axes=1)
+
+    def _subtract_channels(self, data: NDArray, transforms: NDArray, spectra: NDArray) -> None:
+        ny, nx = self.shape
         for chan in range(data.shape[0]):
             fluxes = np.asarray(spectra[:, chan], dtype=np.float32)
             if not np.any(fluxes):
                 continue
-            if kernel is None or self.psf.shape[0] > 1:
-                kernel = fft.rfft2(place_psf(self.plane(chan), self.grid), workers=workers)
             model = np.tensordot(fluxes, transforms, axes=1)
-            model *= kernel
-            data[chan] -= fft.irfft2(model, s=self.grid, workers=workers)[:ny, :nx]
+            model *= fft.rfft2(place_psf(self.plane(chan), self.grid), workers=-1)
+            data[chan] -= fft.irfft2(model, s=self.grid, workers=-1)[:ny, :nx]

@@ -12,15 +12,29 @@ from scipy import stats
 
 
 def independent_trials(npixel: int, beam_pixels: float, nchan: int) -> float:
-    """Number of independent values that the search looks at: beams in the field times channels.
+    """Number of normal values with as many peaks above a high level as the search of a cube.
 
     Parameters
     ----------
     npixel : int, unmasked pixels of a channel
     beam_pixels : float [pixel], beam FWHM
-    nchan : int
+    nchan : int, channels searched for lines; 1 for an image
     """
-    return max(npixel / (1.1331 * beam_pixels**2) * nchan, 1.0)
+    beams = npixel / (1.1331 * beam_pixels**2)
+    return max(beams * (nchan * PEAKS_OF_SEARCH if nchan > 1 else PEAKS_OF_IMAGE), 1.0)
+
+
+PEAKS_OF_IMAGE = 8.0
+PEAKS_OF_SEARCH = 60.0
+"""Peaks above a level in pure noise, over the normal tail times the number of beams (and channels).
+
+A smooth random field has more peaks above a high level than independent values would; the line
+search also takes the best of many windows. Measured on empty fields (docs/decisions.md)."""
+
+
+def noise_level(trials: float, false_alarms: float) -> float:
+    """Level [sigma] above which `false_alarms` peaks are expected in `trials` normal values."""
+    return float(stats.norm.isf(min(0.5, false_alarms / max(trials, 1.0))))
 
 
 def tail_scale(negative_peak: float, trials: float) -> float:
@@ -35,8 +49,7 @@ def tail_scale(negative_peak: float, trials: float) -> float:
     -------
     float, at least 1: depth over the depth expected of normal noise
     """
-    # The search picks the best of its windows, which doubles the number of values looked at.
-    expected = float(stats.norm.isf(0.5 / max(2.0 * trials, 2.0)))
+    expected = noise_level(trials, 0.5)
     return max(1.0, negative_peak / expected) if np.isfinite(negative_peak) else 1.0
 
 
@@ -55,5 +68,5 @@ def reliability(snr: NDArray, trials: float, scale: float) -> NDArray[np.float64
     """
     snr = np.asarray(snr, dtype=float)
     found = np.array([(snr >= value).sum() for value in snr], dtype=float)
-    false = 2.0 * trials * stats.norm.sf(snr / scale)
+    false = trials * stats.norm.sf(snr / scale)
     return found / (found + false) if snr.size else np.empty(0)
