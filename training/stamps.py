@@ -53,7 +53,9 @@ def draw_stamps(draw: Draw, size: int, split: str) -> dict[str, Tensor]:
     unit = unit_snr(cov, beam[:, None])
     snr = draw.log_uniform(5.0, 200.0, (b, 1))
     flux = snr / unit[:, :1]
-    used = draw.chance(0.4, (b, 1)) & (torch.arange(NEIGHBOURS, device=beam.device)[None] < 1 + draw.integers(2, (b, 1)))
+    used = draw.chance(0.4, (b, 1)) & (
+        torch.arange(NEIGHBOURS, device=beam.device)[None] < 1 + draw.integers(2, (b, 1))
+    )
     others = flux * draw.log_uniform(0.05, 1.5, (b, NEIGHBOURS)) * used
     distance = draw.uniform(1.2, 4.0, (b, NEIGHBOURS)) * PIXELS_PER_BEAM
     angle = draw.uniform(0.0, 2.0 * np.pi, (b, NEIGHBOURS))
@@ -77,9 +79,7 @@ def draw_stamps(draw: Draw, size: int, split: str) -> dict[str, Tensor]:
     return {name: value[:size] for name, value in found.items()}
 
 
-def resnet_batch(
-    name: str, seed: int, step: int, size: int = 64, split: str = "train", device: str = "cpu"
-) -> Batch:
+def resnet_batch(name: str, seed: int, step: int, size: int = 64, split: str = "train", device: str = "cpu") -> Batch:
     """Stamps and what `name` is asked for (docs/architecture.md, "Networks").
 
     The position angle weighs as much as the source is longer than wide, beyond what the beam hides.

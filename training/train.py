@@ -21,7 +21,7 @@ from pathlib import Path
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
 from casa_deepfocus.errors import ParameterError
@@ -33,7 +33,7 @@ log = logging.getLogger("training")
 
 BATCH = {"blobs_finder": 16, "deep_gru": 64, "fwhm_maj": 128, "fwhm_min": 128, "pa": 128, "flux": 128}
 LEARNING_RATE = {
-    "blobs_finder": 2e-3, "deep_gru": 4e-3, "fwhm_maj": 3e-3, "fwhm_min": 3e-3, "pa": 3e-3, "flux": 3e-3
+    "blobs_finder": 3e-3, "deep_gru": 4e-3, "fwhm_maj": 3e-3, "fwhm_min": 3e-3, "pa": 3e-3, "flux": 3e-3
 }  # fmt: skip
 CHECKPOINT = "last.ckpt"
 
@@ -85,15 +85,18 @@ class Training(lightning.LightningModule):
         self.folder = folder
         torch.manual_seed(config.seed)
         self.network = build(config.network, config.preset).to(memory_format=torch.channels_last)
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True
-        )
+        self.average = AveragedModel(self.network, avg_fn=self._follow, use_buffers=True)
         self.elapsed = 0.0
         self.history: list[float] = []
         self.bad_checks = 0
         self._clock = 0.0
         self._losses: list[float] = []
         self._validation: list[float] = []
+
+    def _follow(self, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        # A moving average that forgets the first steps quickly.
+        decay = min(self.config.average, (1.0 + int(count)) / (10.0 + int(count)))
+        return averaged * decay + current * (1.0 - decay)
 
     def loss(self, network: nn.Module, step: int, split: str) -> Tensor:
         """Loss of one batch."""
