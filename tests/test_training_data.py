@@ -141,3 +141,13 @@ def test_resnet_targets_are_those_of_the_contract():
     assert (batch["pa"].weight[truth["fwhm_maj"] == 0] == 0).all()
     flux = 10 ** batch["flux"].target[:, 0] * preprocessing.stamp_peak(truth["stamp"])
     np.testing.assert_allclose(flux, truth["flux"], rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batches_are_made_on_the_gpu(name):
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    batch = make_batch(name, 3, 7, 8, "train", "cuda")
+    assert batch.inputs.device.type == batch.target.device.type == "cuda"
+    assert torch.isfinite(batch.inputs).all() and torch.isfinite(batch.target).all()
