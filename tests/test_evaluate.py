@@ -79,6 +79,29 @@ def test_the_scores_of_a_planted_finder():
     assert result["seconds_per_field"] >= 0.0
 
 
+def test_the_simulators_own_truth_scores_one_as_a_catalogue():
+    fields = [evaluate.simulate_field("alma", 3, index, False) for index in range(3)]
+    truths = {index: truth for index, (_, truth) in enumerate(fields)}
+    assert sum(len(truth) for truth in truths.values()) >= 4
+
+    def simulate(preset: str, seed: int, index: int, empty: bool) -> tuple[Cube, Table]:
+        return fields[index][0], truths[index]
+
+    def search(cube: Cube) -> Table:
+        found = next(truth for known, truth in fields if known is cube).copy()
+        found.remove_columns(["line_fwhm_chan", "snr", "snr_line", "snr_continuum"])
+        return found
+
+    result = evaluate.evaluate("alma", 3, 3, simulate=simulate, search=search).as_dict()
+    assert result["physical"]["recall"] == result["physical"]["precision"] == 1.0
+    assert result["deepfocus"]["recall"] == result["deepfocus"]["mean_iou"] == 1.0
+    # Without the channels' width in Hz, km/s become channels by the width at the middle of the band.
+    tolerance = {"x": 1e-3, "chan": 1e-9, "line_fwhm": 0.05, "fwhm_maj": 1e-9, "line_flux": 1e-9}
+    for name, limit in tolerance.items():
+        assert result["residuals"][name]["n"] >= 3
+        assert abs(result["residuals"][name]["bias"]) < limit
+
+
 def test_any_number_of_workers_gives_the_same_scores():
     one, two = run(workers=1).as_dict(), run(workers=2).as_dict()
     one.pop("seconds_per_field")

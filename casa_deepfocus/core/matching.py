@@ -27,7 +27,8 @@ show in the mean image, so a detection on them counts neither as found nor as fa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
+from dataclasses import field as dataclass_field
 from itertools import pairwise
 from typing import Any
 
@@ -92,7 +93,7 @@ class Sources:
     continuum: NDArray[np.float64]
     snr: NDArray[np.float64]
     snr_total: NDArray[np.float64]
-    errors: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    errors: dict[str, NDArray[np.float64]] = dataclass_field(default_factory=dict)
 
     @classmethod
     def build(
