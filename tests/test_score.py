@@ -205,13 +205,26 @@ def test_missing_files_and_columns_are_named(paths, tmp_path, capsys):
     with pytest.raises(ParameterError, match="--beam"):
         score.score_tables(truth, catalogue_table(truth))
     assert score.score_tables(truth, catalogue_table(truth), beam=BEAM, cell=CELL).physical["recall"] == 1.0
+    lost = catalogue_table(truth)
+    lost["x"][2] = lost["ra"][2] = np.nan
+    with pytest.raises(ParameterError, match="CATALOGUE='S2': 1 rows have no position"):
+        score.score_tables(truth, lost, beam=BEAM, cell=CELL)
     text = catalogue_table(truth)
     text["chan"] = ["a"] * len(text)
     with pytest.raises(ParameterError, match="holds text"):
         score.score_tables(truth, text, beam=BEAM)
 
 
-def test_scoring_needs_neither_torch_nor_casa():
+def test_scoring_needs_neither_torch_nor_casa(paths):
     block = "import sys\nfor n in ('torch','casatools','onnxruntime','lightning'): sys.modules[n] = None\n"
-    run = [sys.executable, "-c", block + "import training.score"]
-    subprocess.run(run, check=True, timeout=120)
+    block += "from training.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    run = [sys.executable, "-c", block, "score", *paths, "--json"]
+    done = subprocess.run(run, check=True, timeout=120, capture_output=True, text=True)
+    assert json.loads(done.stdout)["physical"]["true_positives"] == 5
+    missing = subprocess.run(
+        [*run[:4], paths[0], "none.ecsv"], check=False, timeout=120, capture_output=True, text=True
+    )
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "none.ecsv" in missing.stderr
+    usage = subprocess.run(run[:5], check=False, timeout=120, capture_output=True, text=True)
+    assert usage.returncode == 2

@@ -193,6 +193,10 @@ def _positions(truth: Columns, found: Columns, fields: list[NDArray]) -> list[tu
                 "the two tables share neither ra, dec [deg] nor x, y [pixel]",
                 "Rename the columns that hold the positions",
             )
+        bad = np.flatnonzero(~(np.isfinite(columns.get("x")) & np.isfinite(columns.get("y"))))
+        if bad.size:
+            problem = f"{bad.size} rows have no position, the first is row {bad[0]}"
+            raise ParameterError(columns.label, columns.names()[bad[0]], problem, "Remove them")
     return [(c.get("x"), c.get("y")) for c in pair]
 
 
