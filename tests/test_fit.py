@@ -48,7 +48,16 @@ def test_noise_free_truth_is_recovered_exactly(array):
     data = observe(imager, truth, np.zeros((NCHAN, NPIX, NPIX), np.float32))
     assert data.max() > 10, "the truth must not be trivial"
     start = [
-        Component(t.x + 0.6, t.y - 0.5, 0.4 * beam, amp=0.7 * t.amp, chan=t.chan + 0.5, fwhm=1.4 * t.fwhm, has_cont=True, has_slope=True)
+        Component(
+            t.x + 0.6,
+            t.y - 0.5,
+            0.4 * beam,
+            amp=0.7 * t.amp,
+            chan=t.chan + 0.5,
+            fwhm=1.4 * t.fwhm,
+            has_cont=True,
+            has_slope=True,
+        )
         for t in truth
     ]
     fit = JointFit(data, np.ones(NCHAN), imager, beam)
@@ -58,7 +67,9 @@ def test_noise_free_truth_is_recovered_exactly(array):
         assert np.hypot(found.x - true.x, found.y - true.y) < 0.02
         assert found.amp == pytest.approx(true.amp, rel=0.01)
         assert found.fwhm == pytest.approx(true.fwhm, rel=0.01)
-        np.testing.assert_allclose(covariance_to_shape(found.covariance)[:2], covariance_to_shape(true.covariance)[:2], rtol=0.05)
+        np.testing.assert_allclose(
+            covariance_to_shape(found.covariance)[:2], covariance_to_shape(true.covariance)[:2], rtol=0.05
+        )
 
 
 def test_errors_are_the_scatter_over_noise_draws(array):

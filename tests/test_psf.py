@@ -24,20 +24,25 @@ def test_point_through_gaussian_psf_is_the_beam():
     data = np.zeros((2, 48, 48), np.float32)
     transform = gaussian_transform(imager.grid, 30.0, 12.0, np.zeros(3))[None]
     imager.subtract(data, transform, np.array([[-2.0, 0.0]]))
-    np.testing.assert_allclose(data[0], 2.0 * gaussian_image((48, 48), 30.0, 12.0, shape_to_covariance(8, 5, 60)), atol=2e-4)
+    np.testing.assert_allclose(
+        data[0], 2.0 * gaussian_image((48, 48), 30.0, 12.0, shape_to_covariance(8, 5, 60)), atol=2e-4
+    )
     assert not data[1].any()
 
 
 def test_far_side_of_the_field_is_linear_not_circular():
     rng = np.random.default_rng(5)
     psf = rng.standard_normal((64, 64)).astype(np.float32)
-    psf = fft.irfft2(fft.rfft2(psf) * np.exp(-8 * np.hypot(*np.meshgrid(fft.rfftfreq(64), fft.fftfreq(64))) ** 2), s=(64, 64))
+    psf = fft.irfft2(
+        fft.rfft2(psf) * np.exp(-8 * np.hypot(*np.meshgrid(fft.rfftfreq(64), fft.fftfreq(64))) ** 2), s=(64, 64)
+    )
     psf = (psf / psf[32, 32]).astype(np.float32)[None]
     imager = Imager(psf, (32, 32))
     data = np.zeros((1, 32, 32), np.float32)
     imager.subtract(data, gaussian_transform(imager.grid, 1.0, 2.0, np.zeros(3))[None], np.array([[-1.0]]))
     smooth = fft.irfft2(
-        fft.rfft2(place_psf(psf[0], imager.grid)) * gaussian_transform(imager.grid, 0.0, 0.0, np.zeros(3)), s=imager.grid
+        fft.rfft2(place_psf(psf[0], imager.grid)) * gaussian_transform(imager.grid, 0.0, 0.0, np.zeros(3)),
+        s=imager.grid,
     )
     expected = np.roll(np.roll(smooth, 2, axis=0), 1, axis=1)[:32, :32]
     np.testing.assert_allclose(data[0], expected, atol=1e-4)

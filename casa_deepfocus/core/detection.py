@@ -157,9 +157,7 @@ class LineSearch:
         return best, index, windows
 
 
-def line_maps(
-    search: LineSearch, *, threshold: float, beam_pixels: float, most: int = 64
-) -> list[DetectionMap]:
+def line_maps(search: LineSearch, *, threshold: float, beam_pixels: float, most: int = 64) -> list[DetectionMap]:
     """Line maps worth looking at: the best window of every local maximum of the search.
 
     Parameters
@@ -176,7 +174,9 @@ def line_maps(
     best, index, windows = search.maximum()
     best[search.blank] = -np.inf
     peaks = peak_local_max(
-        np.nan_to_num(best, neginf=0.0), min_distance=max(1, round(0.5 * beam_pixels)), threshold_abs=threshold,
+        np.nan_to_num(best, neginf=0.0),
+        min_distance=max(1, round(0.5 * beam_pixels)),
+        threshold_abs=threshold,
         exclude_border=False,
     )
     chosen: list[tuple[int, int]] = []

@@ -88,7 +88,9 @@ class Component:
 
     def vector(self) -> NDArray[np.float64]:
         """All parameters, in the order of NAMES."""
-        return np.array([self.x, self.y, *self.covariance, self.chan, np.log(self.fwhm), self.amp, self.cont, self.slope])
+        return np.array(
+            [self.x, self.y, *self.covariance, self.chan, np.log(self.fwhm), self.amp, self.cont, self.slope]
+        )
 
     def set_vector(self, vector: NDArray) -> None:
         """Take all parameters from a vector in the order of NAMES."""
@@ -141,16 +143,17 @@ class _Stamp:
 
     def images(self, vector: NDArray) -> NDArray[np.float32]:
         """(6, size, size) : a component's image of unit flux, and its derivatives by x, y, sxx, syy, sxy."""
-        base = gaussian_transform(
-            (self.size, self.size), vector[0] - self.x0, vector[1] - self.y0, vector[2:5]
-        )
+        base = gaussian_transform((self.size, self.size), vector[0] - self.x0, vector[1] - self.y0, vector[2:5])
         return fft.irfft2(np.stack([base * factor for factor in self._factors]), s=(self.size, self.size))
 
     def cut(self, cube: NDArray) -> NDArray[np.float32]:
         """(nchan, size, size) : the cube on the stamp; 0 outside the image and where it is NaN."""
         ny, nx = self.shape
         out = np.zeros((cube.shape[0], self.size, self.size), dtype=np.float32)
-        rows, columns = slice(max(self.y0, 0), min(self.y0 + self.size, ny)), slice(max(self.x0, 0), min(self.x0 + self.size, nx))
+        rows, columns = (
+            slice(max(self.y0, 0), min(self.y0 + self.size, ny)),
+            slice(max(self.x0, 0), min(self.x0 + self.size, nx)),
+        )
         if rows.stop > rows.start and columns.stop > columns.start:
             out[:, rows.start - self.y0 : rows.stop - self.y0, columns.start - self.x0 : columns.stop - self.x0] = (
                 np.nan_to_num(cube[:, rows, columns])
@@ -180,7 +183,9 @@ class _Group:
         kernel = np.fft.ifftshift(imager.stamp(self._reference_channel(), self.stamp.size))
         self.kernel = fft.rfft2(kernel, s=double)
         self.start = [c.vector() for c in components]
-        self.start_spectra = np.array([self._spectra(c, v)["total"] for c, v in zip(components, self.start, strict=True)])
+        self.start_spectra = np.array(
+            [self._spectra(c, v)["total"] for c, v in zip(components, self.start, strict=True)]
+        )
         images = np.stack([self.stamp.images(v)[0] for v in self.start])
         self.start_images = images.reshape(len(components), -1)
         self.start_dirty = self.stamp.through_psf(images, self.kernel).reshape(len(components), -1)
@@ -203,7 +208,9 @@ class _Group:
         change = np.concatenate([spectra, -self.start_spectra])
         both = np.concatenate([flat, self.start_images])
         linear = (change * (both @ self.residual.T)).sum(axis=0)
-        dirty = np.concatenate([self.stamp.through_psf(images, self.kernel).reshape(len(vectors), -1), self.start_dirty])
+        dirty = np.concatenate(
+            [self.stamp.through_psf(images, self.kernel).reshape(len(vectors), -1), self.start_dirty]
+        )
         products = both @ dirty.T
         quadratic = np.einsum("ic,ij,jc->c", change, products, change)
         return float((self.weights * (linear - 0.5 * quadratic)).sum()) + self._prior(vectors)
@@ -336,7 +343,9 @@ def _bounded_covariance(covariance: NDArray, beam_variance: float) -> NDArray:
     return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 1]])
 
 
-def groups_of(components: Sequence[Component], beam_fwhm: float, *, reach: float = 1.5, most: int = 6) -> list[list[int]]:
+def groups_of(
+    components: Sequence[Component], beam_fwhm: float, *, reach: float = 1.5, most: int = 6
+) -> list[list[int]]:
     """Components that must be fitted together: chains of neighbours closer than `reach` beams plus sizes.
 
     Parameters

@@ -84,7 +84,9 @@ def gaussian_psf(beams: ArrayLike, cell: float, shape: tuple[int, int]) -> NDArr
     if np.allclose(beams, beams[0], rtol=1e-6):
         beams = beams[:1]
     covariances = shape_to_covariance(beams[:, 0] / cell, beams[:, 1] / cell, beams[:, 2])
-    return np.stack([gaussian_image(shape, shape[1] // 2, shape[0] // 2, cov) for cov in covariances]).astype(np.float32)
+    return np.stack([gaussian_image(shape, shape[1] // 2, shape[0] // 2, cov) for cov in covariances]).astype(
+        np.float32
+    )
 
 
 def psf_basis(psf: NDArray[np.float32], tolerance: float, most: int) -> tuple[NDArray, NDArray] | None:

@@ -1,0 +1,164 @@
+"""The six steps of the paper (its Fig. 9), in order, the networks injected as callables.
+
+    i    detection maps -> Blobs Finder -> blobs            core.detection
+    ii   spectra of the blobs -> Deep GRU -> lines          core.spectra
+    iii  spectral focusing, the decision graph              core.focusing, core.deblending
+    iv   focused images -> ResNets -> shapes                core.preprocessing
+    v    3D model of every source, dilated                  core.model3d
+    vi   line-emission image -> flux ResNet -> flux         core.flux
+
+What the paper leaves at that, we take as the starting point of the joint likelihood fit
+(core.fit), which subtracts the sources exactly, sidelobes and all; then we look again, until
+nothing new is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from casa_deepfocus.core.continuum import fit_continuum, line_free_channels, subtract_continuum
+from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.detection import integrated_map
+from casa_deepfocus.core.fit import JointFit
+from casa_deepfocus.core.noise import channel_noise, inverse_variance
+from casa_deepfocus.core.psf import Imager
+from casa_deepfocus.errors import DataError
+from casa_deepfocus.pipeline.detect import detect
+from casa_deepfocus.pipeline.joint import refine, refine_lines
+from casa_deepfocus.pipeline.lines import (
+    denoise,
+    focus_and_decide,
+    is_new,
+    lines_of_known_sources,
+    start_component,
+)
+from casa_deepfocus.pipeline.measure import measure_fluxes, measure_shapes
+from casa_deepfocus.pipeline.result import report
+from casa_deepfocus.pipeline.state import MIN_LINE_CHANNELS, Clock, Log, Networks, Options, Result, Search, silent
+
+
+def run(
+    cube: Cube,
+    networks: Networks,
+    options: Options | None = None,
+    *,
+    log: Log = silent,
+    progress: Callable[[str, int], None] | None = None,
+) -> Result:
+    """Find and characterise the sources of a dirty cube.
+
+    Parameters
+    ----------
+    cube : Cube, not corrected for the primary beam
+    networks : Networks
+    options : Options, optional
+    log : callable on str, for one line a step
+    progress : callable on (round's name, number of sources so far), optional
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    DataError
+        The cube holds no data, or mode 'line' is asked of an image without a spectrum.
+    """
+    options = options or Options()
+    # Small matrices: threads of the linear algebra only wait for each other, and change the last bits.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _run(cube, networks, options, log, progress)
+
+
+def _run(
+    cube: Cube, networks: Networks, options: Options, log: Log, progress: Callable[[str, int], None] | None
+) -> Result:
+    clock = Clock()
+    if options.mode == "line" and cube.nchan < MIN_LINE_CHANNELS:
+        raise DataError(f"mode='line' needs at least {MIN_LINE_CHANNELS} channels; the image has {cube.nchan}")
+    with clock.step("noise"):
+        sigma = channel_noise(cube.data)
+        first = integrated_map(cube.data, sigma)
+        search = _prepare(cube, networks, options, sigma)
+    log(f"noise: {np.nanmedian(sigma):.4g} Jy/beam a channel (median of {np.isfinite(sigma).sum()} channels)")
+    for number in range(1, options.rounds + 1):
+        with clock.step("detection"):
+            line, maps, blobs = detect(search)
+        with clock.step("spectra"):
+            spectra = denoise(search, line, maps, blobs)
+        with clock.step("focusing"):
+            candidates = focus_and_decide(search, line, spectra)
+            found = [start_component(search, line, candidate) for candidate in candidates]
+            found = [item for item in found if is_new(search, item.component)]
+        with clock.step("morphology"):
+            measure_shapes(search, found)
+        with clock.step("flux"):
+            measure_fluxes(search, line, found)
+        if not found:
+            break
+        with clock.step("fit"):
+            added = refine(search, [item.component for item in found])
+            added += refine_lines(search, lines_of_known_sources(search))
+        log(f"round {number}: {len(blobs)} blobs, {len(found)} candidates, {len(search.components)} sources so far")
+        if progress is not None:
+            progress(f"round {number}", len(search.components))
+        if not added:
+            break
+        search.count("rounds", 1)
+    with clock.step("catalogue"):
+        result = report(search, cube, sigma, first, clock)
+    log(f"{len(result.catalogue)} sources")
+    return result
+
+
+def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray) -> Search:
+    """What is searched and fitted in each mode: the cube, its lines, or its continuum image."""
+    data = np.nan_to_num(cube.data)
+    blank = ~np.isfinite(cube.data)
+    work = cube
+    if options.mode == "continuum" and cube.nchan > 1:
+        work = collapse(cube, sigma)
+        data, blank, sigma = np.nan_to_num(work.data), ~np.isfinite(work.data), channel_noise(work.data)
+    elif options.mode == "line":
+        continuum = fit_continuum(data, sigma, line_free_channels(data, sigma))
+        if continuum.significant:
+            data = subtract_continuum(data, continuum)
+            sigma = channel_noise(np.where(blank, np.nan, data))
+    if blank.any():
+        data[blank] = np.nan
+    imager = Imager(work.psf, work.shape)
+    fit = JointFit(data, sigma, imager, work.beam_covariance())
+    return Search(work, networks, options, sigma, fit, imager, np.zeros(cube.shape, dtype=np.float32))
+
+
+def collapse(cube: Cube, sigma: NDArray) -> Cube:
+    """The continuum image of a cube: line-free channels averaged by their weights, PSF and PB likewise.
+
+    Parameters
+    ----------
+    cube : Cube
+    sigma : (nchan,) [Jy/beam]
+
+    Returns
+    -------
+    Cube of one channel
+    """
+    free = line_free_channels(cube.data, sigma)
+    weights = np.where(free, inverse_variance(sigma), 0.0)
+    weights = (weights / weights.sum()).astype(np.float32)
+    blank = ~np.isfinite(cube.data).any(axis=0)
+    data = np.tensordot(weights, np.nan_to_num(cube.data), axes=1)
+    data[blank] = np.nan
+    mean = {
+        name: np.tensordot(weights, array, axes=1)[None] if array.shape[0] > 1 else array
+        for name, array in (("psf", cube.psf), ("pb", cube.pb))
+    }
+    freq = np.array([float((weights * cube.freq).sum())])
+    return replace(
+        cube, data=data[None], psf=mean["psf"], pb=mean["pb"], freq=freq, beams=np.median(cube.beams, axis=0)[None]
+    )

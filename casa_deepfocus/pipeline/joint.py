@@ -1,0 +1,139 @@
+"""Beyond the paper: all sources fitted jointly, and what the fit says about which of them are real."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.noise import channel_noise
+from casa_deepfocus.core.spectra import Peak
+from casa_deepfocus.pipeline.lines import same_source
+from casa_deepfocus.pipeline.state import Search
+
+
+def refine(search: Search, new: Sequence[Component]) -> int:
+    """Fit the new components together with the old; drop what is not significant. Number of changes that stay."""
+    before = {(id(c), c.has_line, c.has_cont) for c in search.components}
+    for component in new:
+        add(search, component)
+    for _ in range(5):
+        search.fit.fit(search.components)
+        renew_noise(search)
+        if not (prune(search) | make_physical(search) | join_parts(search)):
+            break
+    return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
+
+
+def renew_noise(search: Search) -> None:
+    """Measure the noise on the residual: bright sources' sidelobes no longer count as noise."""
+    fresh = channel_noise(search.fit.residual)
+    scale = np.nanmedian(fresh / search.sigma)
+    if abs(scale - 1.0) > 0.01:
+        search.sigma = fresh
+        search.fit.set_noise(fresh)
+        search.fit.measure(search.components)
+
+
+def make_physical(search: Search) -> bool:
+    """Take back what only fits by being unphysical. True if anything was.
+
+    A line wider than half the band is continuum; a significantly negative continuum under a line
+    is a line too wide, or a neighbour's sidelobe.
+    """
+    changed = False
+    for component in search.components:
+        if component.has_line and component.has_cont and component.snr_cont < -2.5:
+            component.has_cont = component.has_slope = False
+            component.cont = component.slope = 0.0
+            changed = True
+        if component.has_line and component.has_cont and component.fwhm > 0.5 * search.cube.nchan:
+            component.has_line, component.amp = False, 0.0
+            changed = True
+    return changed
+
+
+def join_parts(search: Search) -> bool:
+    """Make one source of a line and a continuum that were found apart at one position. True if any was."""
+    beam, limit = search.beam, search.options.same_position * search.beam
+    changed = False
+    for part in [c for c in search.components if not c.has_line]:
+        for other in search.components:
+            if not other.has_line:
+                continue
+            error = np.hypot(*(np.hypot(c.errors.get("x", 0.0), c.errors.get("y", 0.0)) for c in (part, other)))
+            if np.hypot(part.x - other.x, part.y - other.y) > min(max(limit, 3.0 * error), 0.6 * beam):
+                continue
+            if not other.has_cont:
+                other.has_cont, other.has_slope, other.cont = True, search.cube.nchan >= 16, 0.0
+            other.cont += part.cont
+            search.components.remove(part)
+            changed = True
+            break
+    return changed
+
+
+def refine_lines(search: Search, lines: Sequence[tuple[Component, Peak]]) -> int:
+    """Give lines to fitted sources and fit again. Number that stay."""
+    if not lines:
+        return 0
+    nchan = search.cube.nchan
+    for component, peak in lines:
+        spectrum = search.fit.source_spectrum(component) - component.spectrum(nchan)
+        component.has_line, component.known = True, True
+        component.chan, component.fwhm = peak.chan, max(peak.fwhm, 1.0)
+        component.amp = float(np.max(spectrum[peak.chan0 : peak.chan1 + 1]))
+    refine(search, [])
+    return sum(component.has_line for component, _ in lines)
+
+
+def add(search: Search, component: Component) -> None:
+    """Add a component, or give its line to the continuum source that stands there already."""
+    beam, options = search.beam, search.options
+    for other in search.components:
+        if np.hypot(component.x - other.x, component.y - other.y) > options.same_position * beam:
+            continue
+        if component.has_line and not other.has_line:
+            other.has_line, other.amp, other.chan, other.fwhm = True, component.amp, component.chan, component.fwhm
+            other.clean = component.clean
+            return
+        if not component.has_line:
+            if not other.has_cont and options.mode != "line":
+                other.has_cont, other.cont = True, component.cont
+                other.has_slope = search.cube.nchan >= 16
+                return
+            if other.snr_cont <= 0 or other not in search.components:
+                return
+            component.flags.add("component")
+            continue
+        if same_source(component, other, np.inf):
+            component.flags.add("component")
+        component.has_cont = component.has_slope = False
+    search.components.append(component)
+
+
+def prune(search: Search) -> bool:
+    """Drop lines and components below minsnr, and those that became copies of others. True if any was."""
+    limit, beam = search.options.minsnr, search.beam
+    changed = False
+    kept: list[Component] = []
+    for component in sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont)):
+        faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else limit
+        if component.has_line and component.snr_line < faintest:
+            changed = True
+            if component.snr_cont < limit:
+                search.refused.append(component)
+                continue
+            component.has_line, component.amp = False, 0.0
+        if not component.has_line and component.snr_cont < limit:
+            search.refused.append(component)
+            changed = True
+            continue
+        if any(same_source(component, other, 0.2 * beam) for other in kept):
+            search.refused.append(component)
+            changed = True
+            continue
+        kept.append(component)
+    search.components = kept
+    return changed

@@ -1,0 +1,156 @@
+"""Steps ii and iii: spectra, Deep GRU, lines; spectral focusing and the decision graph (steps 5-9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.deblending import Candidate, decide, merge_candidates
+from casa_deepfocus.core.detection import Blob, DetectionMap, LineSearch
+from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.focusing import focus
+from casa_deepfocus.core.noise import inverse_variance, robust_rms
+from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, STAMP, deep_gru_input
+from casa_deepfocus.core.reliability import noise_level
+from casa_deepfocus.core.spectra import Peak, extract_spectrum, find_peaks, standardise_spectrum
+from casa_deepfocus.core.tiling import resample_stamp
+from casa_deepfocus.pipeline.state import BlobSpectrum, Focused, Search
+
+
+def denoise(search: Search, line: NDArray, maps: Sequence[DetectionMap], blobs: Sequence[Blob]) -> list[BlobSpectrum]:
+    """Spectra of the blobs, denoised by Deep GRU, and the lines in them."""
+    nchan = search.cube.nchan
+    if not search.lines or not blobs:
+        return [BlobSpectrum(blob, maps[blob.map_index], np.zeros(nchan, np.float32), []) for blob in blobs]
+    height = search.threshold("peak")
+    raw = [standardise_spectrum(extract_spectrum(line, blob.box, blob.weights))[0] for blob in blobs]
+    cleaned = search.networks.deep_gru(deep_gru_input(np.asarray(raw, dtype=np.float32)))
+    out = []
+    for blob, clean in zip(blobs, cleaned, strict=True):
+        detection = maps[blob.map_index]
+        peaks = find_peaks(clean, height)
+        if detection.kind == "line":
+            peaks = peaks_of_window(peaks, detection, nchan)
+        out.append(BlobSpectrum(blob, detection, clean, peaks))
+        search.count("peaks", len(peaks))
+    return out
+
+
+def peaks_of_window(peaks: Sequence[Peak], detection: DetectionMap, nchan: int) -> list[Peak]:
+    """The one peak that a line map was made for: Deep GRU's where it sees it, else the window itself."""
+    centre, width = 0.5 * (detection.chan0 + detection.chan1), detection.chan1 - detection.chan0 + 1
+    inside = [p for p in peaks if abs(p.chan - centre) <= 0.5 * width + 0.5 and 0.33 * width <= p.fwhm <= 3.0 * width]
+    if inside:
+        return [max(inside, key=lambda p: p.height)]
+    return [Peak.from_gaussian(centre, max(float(width), 1.0), 0.0, nchan)]
+
+
+def focus_and_decide(
+    search: Search, line: NDArray, spectra: Sequence[BlobSpectrum]
+) -> list[tuple[Candidate | None, BlobSpectrum]]:
+    """The decision graph for every blob; blobs of the integrated image also stay as continuum candidates (None).
+
+    Lines come first, brightest first: they may carry the continuum of the same source with them.
+    """
+    graph = search.graph()
+    lines: list[Candidate] = []
+    for index, item in enumerate(spectra):
+        if not item.peaks:
+            continue
+        pixel = (round(item.blob.x), round(item.blob.y))
+        found, rejected = decide(line, search.sigma, item.blob.box, pixel, item.peaks, group=index, thresholds=graph)
+        search.count("rejected", len(rejected))
+        if item.detection.kind == "line" and found:
+            # A line map is focused already: its blob is where Blobs Finder put it.
+            found = [replace(found[0], x=item.blob.x, y=item.blob.y)]
+        lines += [c for c in found if c.pixel_snr >= 0.8 * search.options.minsnr]
+    lines, repeated = merge_candidates(lines, replace(graph, same_position=0.5 * search.beam))
+    search.count("rejected", len(repeated))
+    out: list[tuple[Candidate | None, BlobSpectrum]] = [(candidate, spectra[candidate.group]) for candidate in lines]
+    out += [(None, item) for item in spectra if item.detection.kind == "integrated"]
+    search.count("candidates", len(out))
+    return out
+
+
+def start_component(search: Search, line: NDArray, pair: tuple[Candidate | None, BlobSpectrum]) -> Focused:
+    """A candidate as a component to be fitted, with its focused image and PSF on working pixels."""
+    candidate, item = pair
+    nchan, beam = search.cube.nchan, search.beam
+    scale = PIXELS_PER_BEAM / beam
+    continuum = search.options.mode != "line"
+    if candidate is not None:
+        chan0, chan1 = _core_channels(candidate, nchan)
+        image, noise = focus(line, chan0, chan1, search.sigma)
+        x, y, middle = candidate.x, candidate.y, int(np.clip(round(candidate.chan), 0, nchan - 1))
+        image, noise = image / (chan1 - chan0 + 1), noise / (chan1 - chan0 + 1)
+    else:
+        image, noise = _mean_image(search)
+        x, y, middle = item.blob.x, item.blob.y, nchan // 2
+    component = Component(
+        x, y, 0.25 * search.cube.beam_covariance(), has_line=candidate is not None, has_cont=continuum,
+        has_slope=continuum and nchan >= 16, clean=item.clean, probability=item.blob.probability,
+    )  # fmt: skip
+    if candidate is not None:
+        component.chan, component.fwhm = candidate.chan, max(candidate.fwhm, 1.0)
+    stamp = resample_stamp(image, x, y, scale, STAMP)
+    psf = search.imager.plane(middle)
+    psf_stamp = resample_stamp(psf, psf.shape[1] // 2, psf.shape[0] // 2, scale, STAMP)
+    return Focused(component, candidate, stamp, psf_stamp, noise)
+
+
+def _core_channels(candidate: Candidate, nchan: int) -> tuple[int, int]:
+    """The channels within the line's FWHM: where its signal to noise is."""
+    low = int(np.clip(np.ceil(candidate.chan - 0.5 * candidate.fwhm), 0, nchan - 1))
+    return low, int(np.clip(np.floor(candidate.chan + 0.5 * candidate.fwhm), low, nchan - 1))
+
+
+def _mean_image(search: Search) -> tuple[NDArray, float]:
+    """Noise-weighted mean of the residual over channels [Jy/beam], and its rms."""
+    weights = inverse_variance(search.sigma)
+    image = np.tensordot((weights / weights.sum()).astype(np.float32), np.nan_to_num(search.fit.residual), axes=1)
+    return image, max(robust_rms(image), float(1.0 / np.sqrt(weights.sum())))
+
+
+def is_new(search: Search, component: Component) -> bool:
+    """Whether a candidate has not been tried before and refused."""
+    return not any(same_source(component, other, 0.5 * search.beam) for other in search.refused)
+
+
+def same_source(one: Component, other: Component, distance: float) -> bool:
+    if np.hypot(one.x - other.x, one.y - other.y) > distance or one.has_line != other.has_line:
+        return False
+    return not one.has_line or abs(one.chan - other.chan) < 0.75 * max(one.fwhm, other.fwhm)
+
+
+def lines_of_known_sources(search: Search) -> list[tuple[Component, Peak]]:
+    """Lines in the spectra of fitted sources that have none: where to look is known, so fainter ones count.
+
+    Deep GRU looks at the spectrum of the fitted shape, all other sources subtracted; a window sum
+    of the same spectrum must agree that the line is above what noise does in one spectrum.
+    """
+    bare = [c for c in search.components if not c.has_line and c.snr_cont >= search.options.minsnr]
+    if not bare or not search.lines:
+        return []
+    nchan = search.cube.nchan
+    # One spectrum has about ten peaks for every channel above a high level, windows of all widths counted.
+    level = max(search.options.known_line_snr, noise_level(10.0 * nchan, search.options.false_alarms))
+    spectra = [search.fit.source_spectrum(c) - c.spectrum(nchan) for c in bare]
+    standard = np.array([standardise_spectrum(spectrum)[0] for spectrum in spectra], dtype=np.float32)
+    cleaned = search.networks.deep_gru(deep_gru_input(standard))
+    found = []
+    for component, spectrum, clean in zip(bare, standard, cleaned, strict=True):
+        component.clean = clean
+        sums = LineSearch(spectrum[:, None, None], np.where(np.isfinite(search.sigma), 1.0, np.nan))
+        best, index, windows = sums.maximum()
+        if best[0, 0] < level:
+            continue
+        chan0, chan1 = windows[index[0, 0]]
+        centre, width = 0.5 * (chan0 + chan1), float(chan1 - chan0 + 1)
+        seen = [p for p in find_peaks(clean, search.threshold("peak")) if abs(p.chan - centre) <= 0.5 * width + 1.0]
+        found.append(
+            (component, max(seen, key=lambda p: p.height) if seen else Peak.from_gaussian(centre, width, 0.0, nchan))
+        )
+    return found

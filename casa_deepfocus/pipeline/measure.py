@@ -1,0 +1,89 @@
+"""Steps iv to vi: shapes from the ResNets, 3D model, line-emission image, flux (steps 10-13)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.boxes import Box
+from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.flux import continuum_image, line_emission_image, line_flux, off_line_weights
+from casa_deepfocus.core.geometry import GAUSSIAN_LINE, shape_to_covariance
+from casa_deepfocus.core.model3d import observed_covariance, source_mask
+from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, STAMP, resnet_input, stamp_peak
+from casa_deepfocus.core.spectra import Peak, extract_spectrum, fit_continuum_under_line, relative_continuum
+from casa_deepfocus.core.tiling import resample_stamp
+from casa_deepfocus.pipeline.state import Focused, Search
+
+
+def measure_shapes(search: Search, found: Sequence[Focused]) -> None:
+    """FWHM and position angle of every candidate from the ResNets, into the components."""
+    if not found:
+        return
+    inputs = _resnet_inputs([item.stamp for item in found], found)
+    networks = search.networks
+    major, minor = (np.maximum(net(inputs)[:, 0], 0.0) * search.beam for net in (networks.fwhm_maj, networks.fwhm_min))
+    turned = networks.pa(inputs)
+    angle = np.rad2deg(0.5 * np.arctan2(turned[:, 0], turned[:, 1]))
+    for item, a, b, pa in zip(found, major, minor, angle, strict=True):
+        covariance = shape_to_covariance(max(a, b), min(a, b), pa)
+        item.component.covariance = covariance
+        item.component.prior_covariance = covariance.copy()
+
+
+def _resnet_inputs(stamps: Sequence[NDArray], found: Sequence[Focused]) -> NDArray:
+    sigma = np.array([item.sigma for item in found], dtype=np.float32)
+    return resnet_input(np.stack(stamps), np.stack([item.psf for item in found]), sigma)
+
+
+def measure_fluxes(search: Search, line: NDArray, found: Sequence[Focused]) -> None:
+    """Flux of every candidate: 3D model, dilated mask, line-emission image (eq. 19), flux ResNet."""
+    if not found:
+        return
+    scale = PIXELS_PER_BEAM / search.beam
+    stamps = []
+    for item in found:
+        stamp = item.stamp
+        if item.candidate is not None:
+            image, x, y = _line_image(search, item.component)
+            stamp = resample_stamp(image, x, y, scale, STAMP)
+        stamps.append(stamp)
+    # The mask cuts off what the flux network was not shown: outside it, the focused image stands.
+    widths = np.array([item.component.fwhm if item.candidate is not None else 1.0 for item in found])
+    filled = [
+        np.where(stamp != 0, stamp / width, item.stamp)
+        for stamp, item, width in zip(stamps, found, widths, strict=True)
+    ]
+    peaks = stamp_peak(np.stack(filled))
+    fluxes = line_flux(search.networks.flux(_resnet_inputs(filled, found))[:, 0], peaks)
+    for item, flux, peak in zip(found, fluxes, peaks, strict=True):
+        flux = float(flux) if np.isfinite(flux) else float(peak)
+        component = item.component
+        if item.candidate is not None:
+            component.amp = flux / GAUSSIAN_LINE
+            component.cont = 0.0
+        else:
+            component.cont = flux
+
+
+def _line_image(search: Search, component: Component) -> tuple[NDArray, float, float]:
+    """The line-emission image of eq. 19 on a crop around a source, and the source's place in it."""
+    cube, residual = search.cube, search.fit.residual
+    observed = observed_covariance(component.covariance, cube.beam_covariance())
+    slices, mask = source_mask(
+        residual.shape, component.x, component.y, observed, component.chan, component.fwhm
+    )  # fmt: skip
+    part = residual[:, slices[1], slices[2]]
+    span = (slices[0].start, slices[0].stop - 1)
+    whole = np.zeros(part.shape, dtype=bool)
+    whole[slices[0]] = mask
+    box = Box(0, 0, part.shape[2] - 1, part.shape[1] - 1)
+    peak = Peak(component.chan, component.fwhm, 1.0, *span)
+    model = fit_continuum_under_line(extract_spectrum(part, box), [peak])
+    weights = off_line_weights(cube.nchan, [span], search.sigma)
+    relative = relative_continuum(model, cube.nchan, weights)
+    continuum = continuum_image(part, [span], search.sigma)
+    image = line_emission_image(part, whole, np.nan_to_num(continuum), relative)
+    return image, component.x - slices[2].start, component.y - slices[1].start

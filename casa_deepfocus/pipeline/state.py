@@ -1,0 +1,215 @@
+"""What goes into a run, what comes out, and what is carried from step to step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.deblending import Candidate, GraphThresholds
+from casa_deepfocus.core.detection import Blob, DetectionMap
+from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.psf import Imager
+from casa_deepfocus.core.reliability import independent_trials, noise_level
+from casa_deepfocus.core.spectra import Peak
+from casa_deepfocus.errors import ParameterError
+
+MODES = ("line", "continuum", "both")
+MIN_LINE_CHANNELS = 4
+"""With fewer channels there is no spectrum to look for lines in."""
+
+Log = Callable[[str], None]
+
+
+class Networks(Protocol):
+    """The six networks as callables on float32 arrays (docs/architecture.md), and what is known of them."""
+
+    blobs_finder: Callable[[NDArray], NDArray]
+    deep_gru: Callable[[NDArray], NDArray]
+    fwhm_maj: Callable[[NDArray], NDArray]
+    fwhm_min: Callable[[NDArray], NDArray]
+    pa: Callable[[NDArray], NDArray]
+    flux: Callable[[NDArray], NDArray]
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Numbers of the search.
+
+    Attributes
+    ----------
+    mode : str, 'line' (lines only), 'continuum' (the collapsed cube) or 'both'
+    minsnr : float [sigma], matched-filter SNR below which nothing is reported
+    false_alarms : float, noise peaks that may be taken for sources in a cube, on average: a large
+        cube has more of them, so its maps are searched above a higher level than minsnr
+    thresholds : dict, `probability` (level of Blobs Finder's map that makes a blob) and `peak` (of Deep
+        GRU's output that makes a line), instead of those measured when the networks were trained
+    rounds : int, how often the residual is searched again at most
+    sidelobe_margin : float, a blob must exceed what brighter blobs' sidelobes explain by this factor
+    dynamic_range : float, next to a fitted source a new one needs this fraction of its peak
+    known_line_snr : float [sigma], lowest SNR of a line whose source the continuum has shown
+    same_position : float [beam], closer sources are one
+    graph : GraphThresholds
+    """
+
+    mode: str = "both"
+    minsnr: float = 5.0
+    false_alarms: float = 0.02
+    thresholds: dict[str, float] = field(default_factory=dict)
+    rounds: int = 8
+    sidelobe_margin: float = 1.5
+    dynamic_range: float = 0.1
+    known_line_snr: float = 4.0
+    same_position: float = 0.35
+    graph: GraphThresholds = field(default_factory=GraphThresholds)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ParameterError("mode", self.mode, "not a mode", f"Use one of {', '.join(MODES)}")
+        if not self.minsnr > 0:
+            raise ParameterError("minsnr", self.minsnr, "must be positive", "5 is the default")
+
+
+@dataclass
+class SourceDetail:
+    """What the report shows of a source.
+
+    Attributes
+    ----------
+    name : str
+    focused : (S, S) float32 [Jy/beam], the channels of the source averaged
+    focused_origin : (x, y) pixel of focused[0, 0]
+    spectrum : (nchan,) float32 [Jy], with the fitted shape, other sources subtracted, not PB-corrected
+    clean : (nchan,) float32 [0, 1], Deep GRU's output
+    model : (nchan,) float32 [Jy], fitted
+    chan0, chan1 : int, inclusive
+    """
+
+    name: str
+    focused: NDArray
+    focused_origin: tuple[int, int]
+    spectrum: NDArray
+    clean: NDArray
+    model: NDArray
+    chan0: int
+    chan1: int
+
+
+@dataclass
+class Result:
+    """Everything that a run found.
+
+    Attributes
+    ----------
+    catalogue : Table, one row a source (core.catalogue)
+    probability : (ny, nx) float32, Blobs Finder's map, maximum over the maps searched
+    mask : (nchan, ny, nx) bool, the dilated 3D models of all sources
+    integrated : (ny, nx) float32 [sigma], the integrated dirty image
+    noise : (nchan,) float64 [Jy/beam]
+    details : list of SourceDetail, in the catalogue's order
+    timings : dict, seconds of each step
+    counts : dict, blobs, peaks, candidates, rejected, sources, rounds
+    """
+
+    catalogue: Table
+    probability: NDArray
+    mask: NDArray
+    integrated: NDArray
+    noise: NDArray
+    details: list[SourceDetail]
+    timings: dict[str, float]
+    counts: dict[str, int]
+
+
+def silent(message: str) -> None:
+    """Default log."""
+
+
+class Clock:
+    """Seconds spent in each step, over all rounds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class Search:
+    """State of a run: the data that are fitted, and what has been found in them."""
+
+    cube: Cube
+    networks: Networks
+    options: Options
+    sigma: NDArray
+    fit: JointFit
+    imager: Imager
+    probability: NDArray
+    components: list[Component] = field(default_factory=list)
+    refused: list[Component] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> bool:
+        return self.options.mode != "continuum" and self.cube.nchan >= MIN_LINE_CHANNELS
+
+    @property
+    def beam(self) -> float:
+        return self.cube.beam_pixels()
+
+    def threshold(self, name: str) -> float:
+        """A level of the networks' outputs: the caller's, else the one measured when they were trained."""
+        return float({**self.networks.info["thresholds"], **self.options.thresholds}[name])
+
+    def graph(self) -> GraphThresholds:
+        """The decision graph's numbers, in pixels of this image."""
+        return replace(
+            self.options.graph,
+            same_position=self.options.same_position * self.beam,
+            radius=0.5 * self.beam,
+            margin=max(1, round(self.beam / 3)),
+        )
+
+    def level(self, kind: str) -> float:
+        """SNR on a detection map above which noise is not expected: at least 0.85 minsnr."""
+        usable = int(np.isfinite(self.cube.data).any(axis=0).sum())
+        trials = independent_trials(usable, self.beam, self.cube.nchan if kind == "line" else 1)
+        return max(0.85 * self.options.minsnr, noise_level(trials, self.options.false_alarms))
+
+    def count(self, name: str, number: int) -> None:
+        self.counts[name] = self.counts.get(name, 0) + number
+
+
+@dataclass
+class BlobSpectrum:
+    """A blob with what Deep GRU says of its spectrum."""
+
+    blob: Blob
+    detection: DetectionMap
+    clean: NDArray
+    peaks: list[Peak]
+
+
+@dataclass
+class Focused:
+    """A candidate with its focused image on the networks' working pixels."""
+
+    component: Component
+    candidate: Candidate | None
+    stamp: NDArray
+    psf: NDArray
+    sigma: float
