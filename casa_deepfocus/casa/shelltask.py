@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from runpy import run_path
 from typing import Any, ClassVar
 
-from casa_deepfocus.casa.taskbuilder import Task, build_class, execute, validate
+from casa_deepfocus.casa.taskbuilder import Task, build_class, run, validate
 from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
 from casa_deepfocus.params import Parameter, TaskSpec
 
@@ -33,13 +32,20 @@ class ShellTask(Task):
         values = self._values(named if named else self._globals())
         _write_inputs(spec, values, Path(f"{spec.name}.pre"))
         try:
-            return execute(spec, type(self).implementation, values)
-        except Exception as exc:
-            _log_failure(spec.name, exc)
-            raise
+            return run(spec, type(self).implementation, self._validated(values))
         finally:
             with contextlib.suppress(OSError):
                 Path(f"{spec.name}.pre").replace(f"{spec.name}.last")
+
+    def _validated(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return validate(self.spec, values)
+        except ParameterError as exc:
+            from casatasks import casalog
+
+            casalog.origin(self.spec.name)
+            casalog.post(str(exc), "SEVERE")
+            raise
 
     def inp(self) -> None:
         """Print the parameters in force with their values and meanings."""
@@ -199,11 +205,3 @@ def _write_inputs(spec: TaskSpec, values: Mapping[str, Any], path: Path) -> bool
     except OSError:
         return False
     return True
-
-
-def _log_failure(name: str, exc: Exception) -> None:
-    from casatasks import casalog
-
-    casalog.origin(name)
-    casalog.post(f"Exception Reported: Error in {name}: {exc}", "SEVERE")
-    casalog.post("".join(traceback.format_exception(exc)))

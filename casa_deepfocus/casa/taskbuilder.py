@@ -135,7 +135,11 @@ def execute(spec: TaskSpec, implementation: Callable[..., Any], given: Mapping[s
 
     The exception of a failed run is logged and raised again as it was.
     """
-    document = validate(spec, given)
+    return run(spec, implementation, validate(spec, given))
+
+
+def run(spec: TaskSpec, implementation: Callable[..., Any], document: Mapping[str, Any]) -> Any:
+    """Run the implementation with values that :func:`validate` returned; logs as :func:`execute` does."""
     from casatasks.private.task_logging import end_log, except_log, start_log
 
     state = start_log(spec.name, [f"{name}={value!r}" for name, value in document.items()])
