@@ -238,7 +238,8 @@ def find_blobs(
     list of Blob in image pixels, brightest first
     """
     scale = PIXELS_PER_BEAM / beam_pixels
-    peaks = peak_local_max(probability, min_distance=1, threshold_abs=threshold, exclude_border=False)
+    # Two working pixels (0.4 beam): nearer maxima are one flat top.
+    peaks = peak_local_max(probability, min_distance=2, threshold_abs=threshold, exclude_border=False)
     if len(peaks) == 0:
         return []
     markers = np.zeros(probability.shape, dtype=np.int32)

@@ -20,6 +20,8 @@ from casa_deepfocus.pipeline.state import Clock, Result, Search, SourceDetail
 
 
 def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, clock: Clock) -> Result:
+    """Everything found, as tables and images; `sigma` and `first` are the input's own noise and integrated map."""
+    noise = search.sigma if search.cube is cube else sigma
     components = sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont))
     _number_groups(components, search.beam)
     for component in components:
@@ -42,7 +44,7 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
             mask[slices] |= part
     search.counts["sources"] = len(table)
     return Result(
-        table, search.probability, mask, first.image, sigma, details, dict(clock.seconds), dict(search.counts)
+        table, search.probability, mask, first.image, noise, details, dict(clock.seconds), dict(search.counts)
     )
 
 
