@@ -122,7 +122,8 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
     if not component.fit_shape:
         maj_err = min_err = pa_err = np.nan
     row: dict[str, object] = {
-        "ra": ra, "dec": dec, "ra_err": errors.get("x", np.nan) * cube.cell, "dec_err": errors.get("y", np.nan) * cube.cell,
+        "ra": ra, "ra_err": errors.get("x", np.nan) * cube.cell,
+        "dec": dec, "dec_err": errors.get("y", np.nan) * cube.cell,
         "x": component.x, "y": component.y, "x_err": errors.get("x", np.nan), "y_err": errors.get("y", np.nan),
         "fwhm_maj": maj * cube.cell, "fwhm_min": minor * cube.cell, "pa": pa,
         "fwhm_maj_err": maj_err * cube.cell, "fwhm_min_err": min_err * cube.cell, "pa_err": pa_err,
@@ -152,7 +153,8 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
             "line_fwhm": component.fwhm * kms, "line_fwhm_err": component.fwhm * kms * errors.get("lnw", np.nan),
             "line_flux": flux * kms / pb, "line_flux_err": flux_err * kms / pb,
             "line_flux_jyhz": flux * abs(cube.chan_width) / pb,
-            "peak": component.amp * per_flux / pb, "peak_err": _ratio(component.amp * per_flux / pb, component.snr_line),
+            "peak": component.amp * per_flux / pb,
+            "peak_err": _ratio(component.amp * per_flux / pb, component.snr_line),
         }  # fmt: skip
     else:
         row |= {"line_flux": 0.0, "line_flux_jyhz": 0.0, "peak": component.cont * per_flux / pb}

@@ -41,7 +41,7 @@ class Blob:
 
     Attributes
     ----------
-    x, y : float [pixel], photometric barycentre of the blob's core
+    x, y : float [pixel], maximum of Blobs Finder's map (the barycentre of a box leans to its neighbours)
     box : Box [pixel], inclusive
     probability : float, highest value of Blobs Finder's map inside
     snr : float [sigma], highest value of the detection map inside
@@ -250,7 +250,7 @@ def find_blobs(
     blobs = []
     for region in regionprops(islands, intensity_image=probability):
         row, column = peaks[region.label - 1]
-        y, x = _barycentre(probability, islands == region.label, int(row), int(column))
+        y, x = _vertex(probability, int(row), int(column))
         y, x = y / scale, x / scale
         top, left, bottom, right = region.bbox
         box = Box(
@@ -269,16 +269,18 @@ def find_blobs(
     return sorted(blobs, key=lambda blob: -blob.snr)
 
 
-def _barycentre(
-    probability: NDArray[np.float32], member: NDArray[np.bool_], row: int, column: int
-) -> tuple[float, float]:
-    """Weighted centre (y, x) of the 3 x 3 core around a maximum: sub-pixel, and blind to far skirts."""
-    rows = slice(max(row - 1, 0), row + 2)
-    columns = slice(max(column - 1, 0), column + 2)
-    core = np.where(member[rows, columns], probability[rows, columns], 0.0).astype(float)
-    core = np.maximum(core - 0.5 * core.max(), 0.0)
-    ys, xs = np.mgrid[rows.start : rows.start + core.shape[0], columns.start : columns.start + core.shape[1]]
-    return float((core * ys).sum() / core.sum()), float((core * xs).sum() / core.sum())
+def _vertex(probability: NDArray[np.float32], row: int, column: int) -> tuple[float, float]:
+    """Place (y, x) of a maximum to a fraction of a pixel: the vertices of the parabolas through it."""
+    place = []
+    for axis, index in enumerate((row, column)):
+        line = probability[:, column] if axis == 0 else probability[row, :]
+        step = 0.0
+        if 0 < index < line.size - 1:
+            low, middle, high = (float(value) for value in line[index - 1 : index + 2])
+            bend = 2.0 * middle - low - high
+            step = float(np.clip(0.5 * (high - low) / bend, -0.5, 0.5)) if bend > 0 else 0.0
+        place.append(index + step)
+    return place[0], place[1]
 
 
 def _box_weights(probability: NDArray, box: Box, scale: float) -> NDArray[np.float32]:
