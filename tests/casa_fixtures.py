@@ -14,7 +14,7 @@ import pytest
 
 from casa_deepfocus.core.catalogue import COLUMNS
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.pipeline import Result, SourceDetail
+from casa_deepfocus.pipeline.state import Result, SourceDetail
 
 C_KMS = 299792.458
 RA, DEC = 150.0, -20.0

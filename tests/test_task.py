@@ -11,6 +11,7 @@ import pytest
 from astropy.table import Table
 from casa_fixtures import TRUTH, make_result, without_sources
 
+from casa_deepfocus.core.catalogue import COLUMNS
 from casa_deepfocus.errors import DataError, ModelError, ParameterError
 
 pytest.importorskip("casatools")
@@ -168,7 +169,7 @@ def test_an_image_of_one_channel_is_searched_in_continuum(search, tiny_ms):
 
 def _blank(cube):
     return pipeline.Result(
-        catalogue=Table(names=[c[0] for c in pipeline.cat.COLUMNS]), probability=np.zeros(cube.shape, np.float32),
+        catalogue=Table(names=[column[0] for column in COLUMNS]), probability=np.zeros(cube.shape, np.float32),
         mask=np.zeros(cube.data.shape, bool), integrated=np.zeros(cube.shape, np.float32),
         noise=np.ones(cube.nchan), details=[], timings={}, counts={},
     )  # fmt: skip

@@ -7,26 +7,33 @@ into (chan, y, x) here, in `_planes`, and back in `write_planes`, and nowhere el
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from astropy.wcs import WCS
-from casatools import coordsys, image
+from casatools import image
 from numpy.typing import NDArray
 
+from casa_deepfocus.casa.grids import (
+    ARCSEC,
+    Template,
+    celestial_wcs,
+    cell_size,
+    check_usable,
+    coordinate,
+    frequencies,
+    index_of,
+    inspect,
+    opened,
+    stokes_plane,
+    unit_scale,
+)
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape, gaussian_image, shape_to_covariance
 from casa_deepfocus.errors import DataError, ParameterError
 
-ARCSEC = float(np.degrees(1.0) * 3600.0)
-"""Arcseconds in a radian."""
-
 DIRTY_ENDINGS = (".image", ".residual", ".dirty")
 FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fits.fz")
-UNITS = {"": 1.0, "jy/beam": 1.0, "jybeam-1": 1.0, "mjy/beam": 1e-3, "mjybeam-1": 1e-3, "ujy/beam": 1e-6}
 SLAB = 2**24
 """Pixels that are read or written at a time (the tool works in double precision)."""
 
@@ -35,102 +42,6 @@ Log = Callable[..., None]
 
 def _silent(message: str, priority: str = "INFO") -> None:
     """A log that drops its messages."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """What is needed to write an image on the grid of one that was read.
-
-    Attributes
-    ----------
-    csys : dict
-        The coordinate system, as the coordsys tool records it.
-    shape : tuple of int
-        Pixels along CASA's axes, in CASA's order.
-    x, y : int
-        Which of these are right ascension and declination.
-    spectral, stokes : int or None
-        Which are frequency and Stokes; None where the image has no such axis.
-    name : str
-        The image it was read from.
-    unit : str
-        Its brightness unit.
-    """
-
-    csys: dict[str, Any]
-    shape: tuple[int, ...]
-    x: int
-    y: int
-    spectral: int | None
-    stokes: int | None
-    name: str
-    unit: str
-
-    @property
-    def nchan(self) -> int:
-        """Number of channels; 1 without a spectral axis."""
-        return 1 if self.spectral is None else self.shape[self.spectral]
-
-
-@contextmanager
-def opened(name: str) -> Iterator[Any]:
-    """An image tool attached to a CASA or FITS image, closed afterwards.
-
-    Raises
-    ------
-    DataError
-        Where CASA cannot read it.
-    """
-    ia = image()
-    try:
-        try:
-            ok = ia.open(str(name))
-        except RuntimeError as exc:
-            raise DataError(f"{name!r} cannot be read as a CASA or FITS image ({_first_line(exc)})") from exc
-        if not ok:
-            raise DataError(f"{name!r} cannot be read as a CASA or FITS image")
-        yield ia
-    finally:
-        ia.done()
-
-
-def inspect(name: str) -> Template:
-    """The grid of an image, without its pixels.
-
-    Raises
-    ------
-    DataError
-        Where the axes are not those of a dirty image: see `docs/products.md`.
-    """
-    with opened(name) as ia:
-        cs = ia.coordsys()
-        try:
-            record = cs.torecord()
-        finally:
-            cs.done()
-        shape = tuple(int(n) for n in ia.shape())
-        unit = str(ia.brightnessunit())
-    axes = _axes(record)
-    if "direction" not in axes:
-        raise DataError(f"{name!r} has no sky axes (right ascension and declination)")
-    x, y = axes["direction"]
-    if x < 0 or y < 0:
-        raise DataError(f"{name!r} has only one sky axis: give an image, not a position-velocity slice")
-    spectral, stokes = (axes.get(kind, [-1])[0] for kind in ("spectral", "stokes"))
-    known = {x, y, spectral, stokes}
-    extra = [n for axis, n in enumerate(shape) if axis not in known and n > 1]
-    if extra:
-        raise DataError(f"{name!r} has a further axis of {extra[0]} pixels; extract one plane with imsubimage")
-    return Template(
-        csys=record,
-        shape=shape,
-        x=x,
-        y=y,
-        spectral=spectral if spectral >= 0 else None,
-        stokes=stokes if stokes >= 0 else None,
-        name=str(name),
-        unit=unit,
-    )
 
 
 def find_companion(imagename: str, kind: str) -> str:
@@ -183,17 +94,19 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         log(f"{imagename} looks corrected for the primary beam; its noise is not flat and detections suffer", "WARN")
     if not template.unit.strip():
         log(f"{imagename} has no brightness unit; taken as Jy/beam", "WARN")
-    scale = _unit_scale(template)
+    scale = unit_scale(template)
     data = _planes(template, mask=True)
     if scale != 1.0:
         data *= np.float32(scale)
-    # tclean leaves channels without data at exactly zero.
-    data[~np.any(np.nan_to_num(data), axis=(1, 2))] = np.nan
+    for plane in data:
+        # tclean leaves channels without data at exactly zero.
+        if not np.nan_to_num(plane).any():
+            plane[:] = np.nan
     nchan, ny, nx = data.shape
     if not np.isfinite(data).any():
         raise DataError(f"{imagename!r} holds no valid pixel: all are masked, blank or zero")
-    cell = _cell(template)
-    freq, frame, restfreq = _frequencies(template)
+    cell = cell_size(template)
+    freq, frame, restfreq = frequencies(template)
 
     psf = psf or find_companion(imagename, "psf")
     pb = pb or find_companion(imagename, "pb")
@@ -228,31 +141,6 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         meta=_meta(template),
     )
     return cube, template
-
-
-def celestial_wcs(template: Template) -> WCS:
-    """The sky coordinates of an image as a two-axis astropy WCS, for zero-based (x, y) pixels."""
-    direction = _coordinate(template.csys, "direction")
-    system = str(direction["system"])
-    to_deg = np.degrees(1.0) if str(direction["units"][0]) == "rad" else 1.0
-    projection = str(direction["projection"])
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = [f"RA---{projection}", f"DEC--{projection}"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    wcs.wcs.crval = np.asarray(direction["crval"]) * to_deg
-    wcs.wcs.cdelt = np.asarray(direction["cdelt"]) * to_deg
-    wcs.wcs.crpix = np.asarray(direction["crpix"]) + 1.0
-    wcs.wcs.pc = np.asarray(direction["pc"])
-    wcs.wcs.lonpole, wcs.wcs.latpole = float(direction["longpole"]), float(direction["latpole"])
-    parameters = np.atleast_1d(direction.get("projection_parameters", []))
-    if projection in ("SIN", "ZEA", "TAN") and np.any(parameters):
-        wcs.wcs.set_pv([(2, i + 1, float(value)) for i, value in enumerate(parameters)])
-    if system == "ICRS":
-        wcs.wcs.radesys = "ICRS"
-    else:
-        wcs.wcs.radesys, wcs.wcs.equinox = ("FK4", 1950.0) if system.startswith("B1950") else ("FK5", 2000.0)
-    wcs.wcs.set()
-    return wcs
 
 
 def gaussian_psf(shape: tuple[int, int], beams: NDArray[np.float64], cell: float) -> NDArray[np.float32]:
@@ -352,7 +240,7 @@ def write_planes(
 def write_sky(name: str, plane: NDArray, template: Template, *, unit: str = "", history: tuple[str, ...] = ()) -> None:
     """Write an (ny, nx) map as a CASA image that keeps only the sky axes of the template."""
     record = dict(template.csys)
-    index = _index(record, "direction")
+    index = index_of(record, "direction")
     keep = {
         key.rstrip("0123456789") + "0": value
         for key, value in record.items()
@@ -369,7 +257,7 @@ def write_sky(name: str, plane: NDArray, template: Template, *, unit: str = "", 
 
 def _planes(template: Template, *, mask: bool) -> NDArray[np.float32]:
     """(nchan, ny, nx) float32 pixels of an image; NaN where masked. Stokes I where there are several."""
-    plane = _stokes_plane(template)
+    plane = stokes_plane(template)
     ny, nx, nchan = template.shape[template.y], template.shape[template.x], template.nchan
     out = np.empty((nchan, ny, nx), dtype=np.float32)
     blc, trc = [0] * len(template.shape), [n - 1 for n in template.shape]
@@ -390,82 +278,6 @@ def _planes(template: Template, *, mask: bool) -> NDArray[np.float32]:
                 out[start:stop][~good] = np.nan
     out[~np.isfinite(out)] = np.nan
     return out
-
-
-def _stokes_plane(template: Template) -> int:
-    if template.stokes is None or template.shape[template.stokes] == 1:
-        return 0
-    names = [str(name) for name in np.atleast_1d(_coordinate(template.csys, "stokes")["stokes"])]
-    if "I" not in names:
-        raise DataError(f"{template.name!r} holds Stokes {names} and no I: extract one plane with imsubimage(stokes=)")
-    return names.index("I")
-
-
-def check_usable(template: Template) -> None:
-    """See that an image has a unit, sky axes, pixels and a Stokes plane that the core can work with.
-
-    Raises
-    ------
-    DataError
-        Saying what stands in the way and which CASA task removes it.
-    """
-    _unit_scale(template)
-    _stokes_plane(template)
-    direction = _coordinate(template.csys, "direction")
-    name = template.name
-    if str(direction["system"]) not in ("ICRS", "J2000", "B1950"):
-        raise DataError(f"{name!r} is in {direction['system']} coordinates: regrid it to ICRS with imregrid")
-    dx, dy = (float(value) for value in np.asarray(direction["cdelt"]))
-    if abs(abs(dx) - abs(dy)) > 1e-3 * abs(dy):
-        raise DataError(
-            f"{name!r} has pixels of {abs(dx) * ARCSEC:.4g} x {abs(dy) * ARCSEC:.4g} arcsec; "
-            "they must be square: regrid it with imregrid"
-        )
-    pc = np.asarray(direction["pc"], dtype=float)
-    if dx * pc[0, 0] > 0 or dy * pc[1, 1] < 0 or abs(pc[0, 1]) > 0.01 or abs(pc[1, 0]) > 0.01:
-        raise DataError(f"{name!r} is rotated or mirrored on the sky; bring north up, east left with imregrid")
-
-
-def _cell(template: Template) -> float:
-    """Pixel size [arcsec]."""
-    direction = _coordinate(template.csys, "direction")
-    unit = ARCSEC if str(direction["units"][0]) == "rad" else 3600.0
-    return abs(float(np.asarray(direction["cdelt"])[1])) * unit
-
-
-def _unit_scale(template: Template) -> float:
-    key = template.unit.strip().lower().replace(" ", "").replace(".", "")
-    if key not in UNITS:
-        raise DataError(
-            f"{template.name!r} is in {template.unit!r}; an image in Jy/beam is needed (see imhead, immath)"
-        )
-    return UNITS[key]
-
-
-def _frequencies(template: Template) -> tuple[NDArray[np.float64], str, float]:
-    """Channel centres [Hz] in the image's native frame, that frame, and the rest frequency [Hz]."""
-    if template.spectral is None:
-        return np.full(1, np.nan), "", 0.0
-    spectral = _coordinate(template.csys, "spectral")
-    frame = str(spectral["system"])
-    cs = coordsys()
-    try:
-        cs.fromrecord(template.csys)
-        cs.setconversiontype(spectral=frame)
-        reference = np.asarray(cs.referencepixel()["numeric"], dtype=float)
-        world_axis = int(np.asarray(template.csys[f"worldmap{_index(template.csys, 'spectral')}"])[0])
-        pixels = np.repeat(reference[:, None], template.nchan, axis=1)
-        pixels[template.spectral] = np.arange(template.nchan)
-        freq = np.asarray(cs.toworldmany(pixels)["numeric"], dtype=float)[world_axis]
-        unit = str(np.atleast_1d(cs.units())[world_axis])
-    finally:
-        cs.done()
-    if unit != "Hz":
-        raise DataError(f"{template.name!r} has a spectral axis in {unit!r}; one in Hz is needed")
-    step = np.diff(freq)
-    if len(step) > 1 and not np.allclose(step, step.mean(), rtol=1e-3):
-        raise DataError(f"{template.name!r} has irregular channels: regrid it with imregrid")
-    return freq, frame, float(spectral.get("restfreq", 0.0))
 
 
 def _beams(name: str, nchan: int) -> NDArray[np.float64] | None:
@@ -493,7 +305,7 @@ def nearest(good: NDArray[np.intp], nchan: int) -> NDArray[np.intp]:
 
 def _beam_row(beam: dict[str, Any]) -> NDArray[np.float64]:
     to_arcsec = {"arcsec": 1.0, "arcmin": 60.0, "deg": 3600.0, "rad": ARCSEC, "mas": 1e-3}
-    major, minor, pa = beam["major"], beam["minor"], beam.get("positionangle", beam.get("pa"))
+    major, minor, pa = beam["major"], beam["minor"], beam["positionangle"]
     angle = float(pa["value"]) * (1.0 if pa["unit"] == "deg" else np.degrees(1.0))
     sizes = [float(axis["value"]) * to_arcsec[axis["unit"]] for axis in (major, minor)]
     return np.array([*sizes, angle % 180.0])
@@ -502,8 +314,8 @@ def _beam_row(beam: dict[str, Any]) -> NDArray[np.float64]:
 def _read_psf(name: str, nchan: int, cell: float) -> NDArray[np.float32]:
     """(1 or nchan, py, px) float32: peak 1 at (py//2, px//2), 0 where masked."""
     template = inspect(name)
-    if abs(_cell(template) - cell) > 1e-3 * cell:
-        raise DataError(f"the psf {name!r} has pixels of {_cell(template):.4g} arcsec, the image {cell:.4g} arcsec")
+    if abs(cell_size(template) - cell) > 1e-3 * cell:
+        raise DataError(f"the psf {name!r} has pixels of {cell_size(template):.4g} arcsec, the image {cell:.4g} arcsec")
     if template.nchan not in (1, nchan):
         raise DataError(f"the psf {name!r} has {template.nchan} channels, the image {nchan}")
     planes = np.nan_to_num(_planes(template, mask=False), copy=False)
@@ -551,7 +363,7 @@ def _read_pb(name: str, template: Template, log: Log) -> NDArray[np.float32]:
 
 def _meta(template: Template) -> dict[str, str]:
     record = template.csys
-    system = str(_coordinate(record, "direction")["system"])
+    system = str(coordinate(record, "direction")["system"])
     meta = {"image": template.name, "radesys": {"J2000": "FK5", "B1950": "FK4"}.get(system, system)}
     if system != "ICRS":
         meta["equinox"] = system[1:]
@@ -561,28 +373,3 @@ def _meta(template: Template) -> dict[str, str]:
     if "obsdate" in record:
         meta["obsdate_mjd"] = f"{record['obsdate']['m0']['value']:.6f}"
     return meta
-
-
-def _index(record: dict[str, Any], kind: str) -> int:
-    for key in record:
-        if key.startswith(kind) and key[len(kind) :].isdigit():
-            return int(key[len(kind) :])
-    raise DataError(f"the image has no {kind} axis")
-
-
-def _coordinate(record: dict[str, Any], kind: str) -> dict[str, Any]:
-    return record[f"{kind}{_index(record, kind)}"]
-
-
-def _axes(record: dict[str, Any]) -> dict[str, list[int]]:
-    """Pixel axes of each kind of coordinate; -1 where an axis was removed."""
-    axes: dict[str, list[int]] = {}
-    for key in record:
-        kind = key.rstrip("0123456789")
-        if kind in ("direction", "spectral", "stokes") and kind != key:
-            axes[kind] = [int(axis) for axis in np.atleast_1d(record[f"pixelmap{key[len(kind) :]}"])]
-    return axes
-
-
-def _first_line(exc: Exception) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

@@ -22,7 +22,8 @@ from casatasks import tclean
 from casatools import ms as mstool
 from casatools import regionmanager, table
 
-from casa_deepfocus.casa.images import Log, opened
+from casa_deepfocus.casa.grids import opened
+from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request, selection
 from casa_deepfocus.errors import DataError, ParameterError
 

@@ -11,10 +11,11 @@ from typing import Any
 from casatools import ms as mstool
 from casatools import table
 
-from casa_deepfocus import params, pipeline
-from casa_deepfocus.casa import images, products
+from casa_deepfocus import params
+from casa_deepfocus.casa import grids, images, products
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError, ProductError
 from casa_deepfocus.models import runner
+from casa_deepfocus.pipeline import state
 
 SELECTION = {
     "field": "field", "spw": "spw", "timerange": "time", "uvrange": "uvdist", "antenna": "baseline",
@@ -87,7 +88,7 @@ def check(parameters: Mapping[str, Any]) -> Request:
             "vis", values["vis"], f"give either vis or imagename ({values['imagename']!r})",
             "vis is imaged with tclean; imagename is a dirty image that exists already",
         )  # fmt: skip
-    mode = _one_of("mode", values["mode"], pipeline.MODES)
+    mode = _one_of("mode", values["mode"], state.MODES)
     _one_of("device", values["device"], runner.DEVICES)
     minsnr = values["minsnr"]
     if isinstance(minsnr, bool) or not isinstance(minsnr, (int, float)) or not 0 < minsnr < float("inf"):
@@ -111,9 +112,9 @@ def check(parameters: Mapping[str, Any]) -> Request:
     else:
         nchan = _check_image(imagename)
         remedy = "Use mode='continuum'"
-    if mode == "line" and 0 <= nchan < pipeline.MIN_LINE_CHANNELS:
+    if mode == "line" and 0 <= nchan < state.MIN_LINE_CHANNELS:
         raise ParameterError(
-            "mode", mode, f"needs a spectral axis of at least {pipeline.MIN_LINE_CHANNELS} channels; "
+            "mode", mode, f"needs a spectral axis of at least {state.MIN_LINE_CHANNELS} channels; "
             f"this input has {'none' if nchan == 1 else nchan}", remedy,
         )  # fmt: skip
     if nchan == 1 and mode == "both":
@@ -199,8 +200,8 @@ def _check_image(imagename: str) -> int:
     """Number of channels of an image that can be used."""
     if not os.path.exists(imagename):
         raise ParameterError("imagename", imagename, "does not exist", "Check the path")
-    template = images.inspect(imagename)
-    images.check_usable(template)
+    template = grids.inspect(imagename)
+    grids.check_usable(template)
     return template.nchan
 
 

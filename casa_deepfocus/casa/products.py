@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,18 @@ from casatools import componentlist, measures
 from numpy.typing import NDArray
 
 from casa_deepfocus.casa import images
+from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape, shape_to_covariance
 from casa_deepfocus.errors import ProductError
 
 if TYPE_CHECKING:
-    from casa_deepfocus.pipeline import Result
+    from casa_deepfocus.pipeline.state import Result
 
-SUFFIXES = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".html", ".png")
+SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".html", ".png")
 """Endings of the products; the last two are the report and its picture of the field."""
 
-IMAGES = (".image", ".psf", ".pb")
+IMAGES: tuple[str, ...] = (".image", ".psf", ".pb")
 """Endings of the images that keepimages keeps."""
 
 POINT = 1e-3
@@ -89,10 +91,10 @@ def publish(staged: Path, outfile: str, suffixes: Sequence[str]) -> dict[str, st
             source, target, kept = staged / (base + suffix), outfile + suffix, old / (base + suffix)
             if os.path.lexists(target):
                 os.rename(target, kept)
-                undo.append(lambda kept=kept, target=target: os.rename(kept, target))
+                undo.append(partial(os.rename, kept, target))
             if source.exists():
                 os.rename(source, target)
-                undo.append(lambda source=source, target=target: os.rename(target, source))
+                undo.append(partial(os.rename, target, source))
                 written[suffix.lstrip(".")] = os.path.abspath(target)
     except OSError as exc:
         for step in reversed(undo):
@@ -102,7 +104,7 @@ def publish(staged: Path, outfile: str, suffixes: Sequence[str]) -> dict[str, st
 
 
 def write_all(
-    folder: Path, base: str, result: Result, cube: Cube, template: images.Template, history: tuple[str, ...] = ()
+    folder: Path, base: str, result: Result, cube: Cube, template: Template, history: tuple[str, ...] = ()
 ) -> None:
     """Write every product but the report into a folder.
 
@@ -173,6 +175,11 @@ def channel_range(row: Any, cube: Cube) -> tuple[int, int]:
     return min(first, cube.nchan - 1), min(last, cube.nchan - 1)
 
 
+def has_line(row: Any) -> bool:
+    """Whether a line was measured (a source without one has no channel)."""
+    return bool(np.isfinite(row["chan"]))
+
+
 def coordinate_name(cube: Cube) -> str:
     """CASA's name of the sky frame: ICRS, J2000 or B1950."""
     system = cube.meta.get("radesys", "ICRS")
@@ -197,7 +204,7 @@ def write_components(name: str, table: Table, cube: Cube) -> None:
                 "dir": me.direction(coordinate_name(cube), f"{float(row['ra'])!r}deg", f"{float(row['dec'])!r}deg"),
                 "label": str(row["name"]),
             } | _shape(row, beam)
-            if row["line_flux"] > 0 and np.isfinite(row["freq"]):
+            if has_line(row) and row["line_flux"] > 0:
                 profile = line_profile(freq, row)
                 ends = [freq[0] - width, *freq, freq[-1] + width]
                 _add(cl, 1.0, f"{spectral_frame} {float(row['freq'])!r}Hz", place, spectrumtype="constant")

@@ -23,7 +23,7 @@ from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.core.cube import Cube
 
 if TYPE_CHECKING:
-    from casa_deepfocus.pipeline import Result, SourceDetail
+    from casa_deepfocus.pipeline.state import Result, SourceDetail
 
 LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
 """Colours of sources with a line, of those without, and of the fitted model."""
@@ -31,43 +31,13 @@ LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
 OUTLINE = [withStroke(linewidth=2.5, foreground="white")]
 """Names stay readable on a dark source."""
 
+NAMED = 6
+"""Fields with more sources than this show their numbers in place of their names."""
+
 PICTURES = 100
 """Sources that get their own picture; the catalogue holds them all."""
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>sdeepfocus: {{ title }}</title>
-<style>
- body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1e; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
- h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
- table { border-collapse: collapse; font-size: .85em; } th, td { padding: .3em .7em; text-align: right; }
- th { border-bottom: 2px solid #1b1b1e; } td { border-bottom: 1px solid #ddd; white-space: nowrap; }
- th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
- .facts td { text-align: left; white-space: normal; } .facts td:first-child { color: #666; }
- .wide { overflow-x: auto; } img { max-width: 100%; } .err { color: #777; } a { color: #2e86ab; }
- .note { color: #a33; }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>{{ verdict }}</p>
-{% for warning in warnings %}<p class="note">{{ warning }}</p>{% endfor %}
-<h2>Field</h2>
-<img alt="Integrated dirty image with the sources" src="data:image/png;base64,{{ field }}">
-<img alt="Probability map" src="data:image/png;base64,{{ probability }}">
-{% if rows %}
-<h2>Sources</h2>
-<div class="wide"><table><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr><td>{% if row.picture %}<a href="#{{ row.name }}">{{ row.name }}</a>{% else %}{{ row.name }}
-{% endif %}</td>{% for cell in row.cells %}<td>{{ cell.value }}{% if cell.error %}<span class="err"> &plusmn;
-{{ cell.error }}</span>{% endif %}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-{% for row in rows if row.picture %}
-<h2 id="{{ row.name }}">{{ row.name }}</h2>
-<img alt="Focused image and spectrum" src="data:image/png;base64,{{ row.picture }}">
-{% endfor %}{% if more %}<p>{{ more }} further sources have no picture here; the catalogue holds them.</p>{% endif %}
-{% endif %}
-<h2>Input</h2>
-<table class="facts">{% for key, value in facts %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
-</body></html>
-"""
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
@@ -89,13 +59,14 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
     for number, (row, detail) in enumerate(zip(table, result.details, strict=True)):
         picture = _png(source_figure(row, detail, shapes[number], cube)) if number < PICTURES else b""
         rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": _text(picture)})
-    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    page = environment.get_template("report.html").render(
         title=prefix.name,
         verdict=_verdict(result),
         warnings=_warnings(cube),
         field=_text(field),
         probability=_text(_png(probability_figure(result, cube))),
-        heads=["name", "RA", "Dec", "freq [GHz]", "FWHM [arcsec]", "line FWHM [km/s]", "line flux [Jy km/s]",
+        heads=["", "name", "RA", "Dec", "freq [GHz]", "FWHM [arcsec]", "line FWHM [km/s]", "line flux [Jy km/s]",
                "continuum [mJy]", "SNR", "reliability", "flags"],
         rows=rows,
         more=max(len(table) - PICTURES, 0),
@@ -124,6 +95,7 @@ def field_figure(result: Result, cube: Cube) -> Figure:
     _draw_sources(axes, result.catalogue, cube.shape)
     _draw_beam(axes, cube)
     axes.set_title(_verdict(result), fontsize=11)
+    figure.set_layout_engine("constrained", h_pad=0.12)
     return figure
 
 
@@ -158,11 +130,15 @@ def _draw_focused(
     ny, nx = detail.focused.shape
     left, bottom = detail.focused_origin
     # Offsets from the source [arcsec]: east is positive and to the left.
-    extent = [-(left - 0.5 - x) * cube.cell, -(left + nx - 0.5 - x) * cube.cell,
-              (bottom - 0.5 - y) * cube.cell, (bottom + ny - 0.5 - y) * cube.cell]  # fmt: skip
+    extent = (
+        -(left - 0.5 - x) * cube.cell,
+        -(left + nx - 0.5 - x) * cube.cell,
+        (bottom - 0.5 - y) * cube.cell,
+        (bottom + ny - 0.5 - y) * cube.cell,
+    )
     shown = axes.imshow(detail.focused * 1e3, origin="lower", extent=extent, cmap="Greys", interpolation="nearest")
     figure.colorbar(shown, ax=axes, shrink=0.9, label="mJy/beam")
-    colour = LINE if row["line_flux"] > 0 else CONTINUUM
+    colour = LINE if products.has_line(row) else CONTINUUM
     # With x drawn as offset to the east, north through east turns from +y towards +x.
     axes.add_patch(Ellipse((0.0, 0.0), shape[1], shape[0], angle=-shape[2], fill=False, color=colour, linewidth=1.6))
     axes.set(xlabel="east [arcsec]", ylabel="north [arcsec]", title="focused image, FWHM as observed")
@@ -174,7 +150,7 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
     freq = cube.freq / 1e9 if known else np.arange(cube.nchan, dtype=float)
     step = abs(freq[1] - freq[0])
     order = np.argsort(freq)
-    if row["line_flux"] > 0:
+    if products.has_line(row):
         first, last = (min(max(int(channel), 0), cube.nchan - 1) for channel in (detail.chan0, detail.chan1))
         low, high = sorted((freq[first], freq[last]))
         axes.axvspan(low - step / 2, high + step / 2, color=LINE, alpha=0.12, linewidth=0, label="line range")
@@ -197,8 +173,8 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
 
 def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
     ny, nx = shape
-    for row in table:
-        colour = LINE if row["line_flux"] > 0 else CONTINUUM
+    for number, row in enumerate(table, start=1):
+        colour = LINE if products.has_line(row) else CONTINUUM
         x0, y0, x1, y1 = (int(row[name]) for name in ("x0", "y0", "x1", "y1"))
         axes.add_patch(
             Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=colour, linewidth=1.3)
@@ -206,9 +182,10 @@ def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
         above = y1 < 0.93 * ny
         side = "left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center"
         axes.annotate(
-            str(row["name"]), (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
+            str(row["name"]) if len(table) <= NAMED else str(number),
+            (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
             textcoords="offset points", ha=side, va="bottom" if above else "top", color=colour,
-            fontsize=8.5 if len(table) <= 30 else 5.5, path_effects=OUTLINE,
+            fontsize=8.5, path_effects=OUTLINE,
         )  # fmt: skip
     axes.plot([], [], "s", markerfacecolor="none", color=LINE, label="with a line")
     axes.plot([], [], "s", markerfacecolor="none", color=CONTINUUM, label="continuum only")
@@ -256,7 +233,7 @@ def _text(png: bytes) -> str:
 
 def _verdict(result: Result) -> str:
     table = result.catalogue
-    lines = int(np.sum(np.asarray(table["line_flux"], float) > 0)) if len(table) else 0
+    lines = sum(products.has_line(row) for row in table)
     if not len(table):
         return "no source found"
     plural = "s" if len(table) > 1 else ""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from casa_deepfocus import params, pipeline
 from casa_deepfocus.casa import images, imaging, inputs, products, report
+from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.models import runner
 
 ORIGIN = "sdeepfocus"
@@ -47,7 +48,7 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
     for note in request.notes:
         log(note)
     with _timed(timings, "load networks"):
-        networks = runner.load_networks(request.models, request.device)
+        networks: Any = runner.load_networks(request.models, request.device)
     log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
     with products.workspace(request.outfile) as folder:
         imagename = request.imagename
@@ -90,7 +91,7 @@ def _write(
     request: inputs.Request,
     result: Any,
     cube: Any,
-    template: images.Template,
+    template: Template,
     imagename: str,
     history: tuple[str, ...],
 ) -> dict[str, str]:
