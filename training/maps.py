@@ -144,17 +144,17 @@ class Sources:
 def draw_sources(draw: Draw, beam: Tensor) -> Sources:
     """Sources of each map, and things that are none: negative sources and dipoles of imperfect subtraction.
 
-    A tenth of the maps is empty, a tenth has one source of 300-2000 sigma, a sixth one outside of the
-    field. A quarter of the sources stands 0.3-1.5 beams from another.
+    A tenth of the maps is empty; 7 % have one source of 300-2000 sigma, 12 % one outside of the field. A
+    quarter of the sources stands 0.3-1.5 beams from another.
     """
     b, n = len(beam), MAXIMUM_SOURCES
     kind = draw.uniform(0.0, 1.0, (b, 1))
-    count = torch.ceil(n * draw.uniform(0.0, 1.0, (b, 1)) ** 1.7)
+    count = torch.ceil(n * draw.uniform(0.0, 1.0, (b, 1)) ** 1.3)
     used = (torch.arange(n, device=beam.device)[None] < count) & (kind >= 0.1)
     snr = torch.where(
         draw.chance(0.8, (b, n)), draw.log_uniform(3.0, 60.0, (b, n)), draw.log_uniform(3.0, 200.0, (b, n))
     )
-    snr[:, :1] = torch.where(kind > 0.9, draw.log_uniform(300.0, 2000.0, (b, 1)), snr[:, :1])
+    snr[:, :1] = torch.where(kind > 0.93, draw.log_uniform(300.0, 2000.0, (b, 1)), snr[:, :1])
     x, y = draw.uniform(-2.0, FIELD + 1.0, (b, n)), draw.uniform(-2.0, FIELD + 1.0, (b, n))
     blend = draw.chance(0.25, (b, n))
     distance = draw.uniform(0.3, 1.5, (b, n)) * PIXELS_PER_BEAM
@@ -168,8 +168,8 @@ def draw_sources(draw: Draw, beam: Tensor) -> Sources:
     along, swap = draw.uniform(0.0, FIELD, (b, 1)), draw.chance(0.5, (b, 1))
     x = torch.cat([x, torch.where(swap, edge, along)], 1)
     y = torch.cat([y, torch.where(swap, along, edge)], 1)
-    snr = torch.cat([snr, draw.log_uniform(20.0, 1000.0, (b, 1))], 1)
-    used = torch.cat([used, draw.chance(0.16, (b, 1))], 1)
+    snr = torch.cat([snr, draw.log_uniform(20.0, 600.0, (b, 1))], 1)
+    used = torch.cat([used, draw.chance(0.12, (b, 1))], 1)
     major, minor, pa = draw_shapes(draw, tuple(x.shape))
     cov = covariance(major * PIXELS_PER_BEAM, minor * PIXELS_PER_BEAM, pa)
     flux = torch.where(used, snr / unit_snr(cov, beam[:, None]), torch.zeros_like(snr))
