@@ -173,8 +173,20 @@ def test_the_listing_shows_truth_and_catalogue(paths, capsys):
     assert sum("not found" in line for line in out) == 1
     duplicate = next(line for line in out if "duplicate " in line)
     assert duplicate.endswith(("D0", "S0"))
-    assert next(line for line in out if "unmatched: false" in line).endswith("F1")
+    false = next(line for line in out if "unmatched: false" in line)
+    assert false.endswith("F1")
+    assert "x 110.0" in false
     assert any("1.100" in line and " 2.0" in line for line in out)
+
+
+def test_the_listing_shows_a_missed_line(tmp_path, capsys):
+    truth = truth_table()
+    found = catalogue_table(truth)
+    found["chan"][0] = np.nan
+    truth.write(tmp_path / "truth.ecsv")
+    found.write(tmp_path / "found.ecsv")
+    assert score.run(_args(str(tmp_path / "truth.ecsv"), str(tmp_path / "found.ecsv"))) == 0
+    assert "not found, only the continuum of S0" in capsys.readouterr().out
 
 
 def test_json_is_one_object_of_plain_numbers(paths, capsys):

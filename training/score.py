@@ -134,9 +134,17 @@ def _text(value: float, form: str = "8.2f") -> str:
     return format(value, form) if np.isfinite(value) else " " * (width - 1) + "-"
 
 
-def listing(score: Score, true_names: list[str], names: list[str]) -> list[str]:
-    """Lines: every true source with its detection beside it, then the unmatched detections."""
+def listing(score: Score, true_names: list[str], names: list[str], places: list[str]) -> list[str]:
+    """Lines: every true source with its detection beside it, then the unmatched detections.
+
+    Parameters
+    ----------
+    score : Score
+    true_names, names : list of str, of `score.truth` and `score.found`
+    places : list of str, positions of `score.found` as the catalogue gives them
+    """
     truth, found, partner = score.truth, score.found, dict(score.matching.pairs.tolist())
+    half = {int(t): names[f] for t, f in score.matching.halves}
     claimed = {int(t) for t, _ in score.matching.pairs[score.matching.line_claimed]}
     lines = [
         "field  truth             snr   offset    dchan  line flux    sigma  continuum    sigma  maj ratio  catalogue",
@@ -148,8 +156,9 @@ def listing(score: Score, true_names: list[str], names: list[str]) -> list[str]:
     for index in np.argsort(truth.field, kind="stable"):
         head = f"{truth.field[index]:5d}  {true_names[index]:<16.16s}{_text(truth.snr[index], '5.1f')}"
         if index not in partner:
-            asked = index in score.matching.missed
-            lines.append(f"{head}   {'not found' if asked else 'not asked for'}")
+            text = "not found" if index in score.matching.missed else "not asked for"
+            seen = f", only the continuum of {half[index]}" if index in half else ""
+            lines.append(f"{head}   {text}{seen}")
             continue
         mate, row = partner[index], row_of[index]
         here, there = truth.take(np.array([index])), found.take(np.array([mate]))
@@ -164,7 +173,7 @@ def listing(score: Score, true_names: list[str], names: list[str]) -> list[str]:
     for index in score.matching.false_positives:
         double = index in score.matching.duplicates
         kind = "duplicate" if double else "misplaced" if index in score.matching.misplaced else "false"
-        where = f"x {found.x[index]:.1f}  y {found.y[index]:.1f}  chan {_text(found.chan[index], '6.1f').strip()}"
+        where = f"{places[index]}  chan {_text(found.chan[index], '6.1f').strip()}"
         lines.append(f"{found.field[index]:5d}  unmatched: {kind:<10s} {where}  {names[index]}")
     return lines
 
@@ -219,9 +228,16 @@ def summary(score: Score) -> list[str]:
     return lines
 
 
-def inside_names(names: list[str], found: NDArray[np.int64], truth: NDArray[np.int64]) -> list[str]:
-    """Names of the detections that lie in fields with sources: the order of `Score.found`."""
-    return [name for name, keep in zip(names, np.isin(found, truth), strict=True) if keep]
+def _places(columns: Columns) -> list[str]:
+    axes = ("x", "y") if columns.has("x") and columns.has("y") else ("ra", "dec")
+    first, second = (columns.get(axis) for axis in axes)
+    digits = 1 if axes[0] == "x" else 6
+    return [f"{axes[0]} {a:.{digits}f}  {axes[1]} {b:.{digits}f}" for a, b in zip(first, second, strict=True)]
+
+
+def _inside(values: list[str], found: NDArray, truth: NDArray[np.int64]) -> list[str]:
+    # What belongs to the detections in fields with sources, in the order of Score.found.
+    return [value for value, keep in zip(values, np.isin(found, truth), strict=True) if keep]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,7 +267,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     columns = Columns(found, "CATALOGUE")
     fields = columns.get("field") if columns.has("field") else np.zeros(len(found))
-    names = inside_names(columns.names(), fields, score.truth.field)
-    lines = listing(score, Columns(truth, "TRUTH").names(), names)
+    names, places = (_inside(v, fields, score.truth.field) for v in (columns.names(), _places(columns)))
+    lines = listing(score, Columns(truth, "TRUTH").names(), names, places)
     sys.stdout.write("\n".join([*lines, "", *summary(score)]) + "\n")
     return 0
