@@ -89,6 +89,9 @@ def test_targets_of_maps_stand_at_the_sources_with_height_one():
                 assert batch.target[i, 0, round(float(y)), round(float(x))] > 0.8
                 drawn += 1
     assert drawn > 20
+    # Beyond the field of view there is nothing to see and nothing asked.
+    dark = truth["snr_map"] == 0
+    assert dark.flatten(1).any(dim=1).float().mean() < 0.7 and (batch.target[:, 0][dark] == 0).all()
     faint = truth["target"] & (truth["snr"] < maps.MINIMUM_SNR)
     assert not (faint & truth["askable"]).any()
 

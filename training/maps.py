@@ -253,9 +253,25 @@ def blobs_finder_batch(seed: int, step: int, size: int = 32, split: str = "train
         weight[rows] = (1.0 + 3.0 * drawn) * ~((ignored > BOX_LEVEL) & (ignored > drawn))
     maps = torch.fft.irfft2(spectrum, s=(GRID, GRID))[:, fast.FIELD, fast.FIELD].contiguous()
     maps = _with_background(draw, maps)
+    seen = _field_of_view(draw, size)
+    maps, target = maps * seen, target * seen
+    column, row = (getattr(sources, axis).round().long().clamp(0, FIELD - 1) for axis in "xy")
+    inside = torch.gather(seen.flatten(1), 1, row * FIELD + column)
     truth = {name: getattr(sources, name) for name in ("x", "y", "flux", "cov", "snr", "target")}
-    truth |= {"askable": askable(sources, beam), "snr_map": maps}
+    truth |= {"askable": askable(sources, beam) & inside, "snr_map": maps}
     return Batch(blobs_finder_input(maps)[:, None], target[:, None], weight[:, None], truth)
+
+
+def _field_of_view(draw: Draw, b: int) -> Tensor:
+    """(b, FIELD, FIELD) bool: in a third of the maps the data end at a circle (the primary beam's limit).
+
+    The pipeline puts zeros outside of it, and outside of the image.
+    """
+    pixel = torch.arange(FIELD, device=draw.device, dtype=torch.float32)
+    x0, y0 = (draw.uniform(0.2 * FIELD, 0.8 * FIELD, (b, 1, 1)) for _ in range(2))
+    radius = draw.uniform(0.3 * FIELD, 0.9 * FIELD, (b, 1, 1))
+    inside = (pixel[None, None, :] - x0) ** 2 + (pixel[None, :, None] - y0) ** 2 < radius**2
+    return inside | ~draw.chance(0.33, (b, 1, 1))
 
 
 def _with_background(draw: Draw, maps: Tensor) -> Tensor:
