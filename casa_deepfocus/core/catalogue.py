@@ -13,11 +13,11 @@ import numpy as np
 from astropy import units as u
 from astropy.coordinates import Angle
 from astropy.table import Table
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.fit import NAMES, Component
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape, peak_over_flux
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape, peak_over_flux
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
@@ -26,6 +26,8 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("ra_err", "float", "arcsec", "error of the right ascension, on the sky"),
     ("dec", "float", "deg", "declination"),
     ("dec_err", "float", "arcsec", "error of the declination"),
+    ("ra_max", "float", "deg", "right ascension of the maximum of the focused dirty image"),
+    ("dec_max", "float", "deg", "declination of the maximum of the focused dirty image"),
     ("x", "float", "pixel", "zero-based pixel, x axis"),
     ("x_err", "float", "pixel", ""),
     ("y", "float", "pixel", "zero-based pixel, y axis"),
@@ -115,7 +117,7 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
     middle = 0.5 * (nchan - 1)
     chan = component.chan if component.has_line else middle
     pb = primary_beam(cube, component.x, component.y, chan)
-    ra, dec = _sky(cube, component.x, component.y)
+    ra, dec = sky_position(cube, component.x, component.y)
     matrix = component.matrix if component.matrix is not None else np.zeros((len(NAMES), len(NAMES)))
     maj, minor, pa = (float(value) for value in covariance_to_shape(component.covariance))
     maj_err, min_err, pa_err = shape_errors(component.covariance, matrix[2:5, 2:5])
@@ -138,15 +140,7 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
     if component.has_line:
         freq = cube.chan_to_freq(component.chan)
         kms = cube.chan_width_kms(freq)
-        # Flux of a Gaussian line: amplitude times width; their errors are correlated.
-        flux = component.amp * component.fwhm * GAUSSIAN_LINE
-        amp, lnw = NAMES.index("amp"), NAMES.index("lnw")
-        relative = (
-            matrix[amp, amp] / component.amp**2 + matrix[lnw, lnw] + 2.0 * matrix[amp, lnw] / component.amp
-            if component.amp
-            else np.inf
-        )
-        flux_err = abs(flux) * float(np.sqrt(max(relative, 0.0)))
+        flux, flux_err = component.line_flux()
         row |= {
             "chan": component.chan, "chan_err": errors.get("chan", np.nan), "freq": freq,
             "freq_err": errors.get("chan", np.nan) * abs(cube.chan_width),
@@ -178,20 +172,21 @@ def primary_beam(cube: Cube, x: float, y: float, chan: float) -> float:
     return value if np.isfinite(value) and value > 0 else float("nan")
 
 
-def _sky(cube: Cube, x: float, y: float) -> tuple[float, float]:
+def sky_position(cube: Cube, x: float, y: float) -> tuple[float, float]:
+    """(ra, dec) [deg] of a pixel; NaN when the cube has no celestial coordinates."""
     if cube.wcs is None:
         return float("nan"), float("nan")
     ra, dec = cube.wcs.wcs_pix2world([[x, y]], 0)[0]
     return float(ra) % 360.0, float(dec)
 
 
-def build(components: Sequence[Component], reliabilities: Sequence[float], cube: Cube) -> Table:
+def build(components: Sequence[Component], reliabilities: ArrayLike, cube: Cube) -> Table:
     """The catalogue of a cube.
 
     Parameters
     ----------
     components : sequence of Component, fitted
-    reliabilities : sequence of float in [0, 1]
+    reliabilities : (n,) float in [0, 1]
     cube : Cube
 
     Returns
@@ -212,7 +207,7 @@ def build(components: Sequence[Component], reliabilities: Sequence[float], cube:
     table["reliability"] = np.asarray(reliabilities, dtype=float)
     table["reliability"].description = dict((c[0], c[3]) for c in COLUMNS)["reliability"]
     if rows:
-        table["name"] = _unique([sky_name(row["ra"], row["dec"]) or f"source{n}" for n, row in enumerate(rows)])
+        table["name"] = _unique([sky_name(float(row["ra"]), float(row["dec"])) or f"source{n}" for n, row in enumerate(table)])
         _add_boxes(table, components, cube)
     return table
 

@@ -36,7 +36,7 @@ class Continuum:
 
 
 def _design(nchan: int) -> NDArray[np.float64]:
-    return np.arange(nchan) - 0.5 * (nchan - 1)
+    return np.arange(nchan, dtype=float) - 0.5 * (nchan - 1)
 
 
 def _linear_fit(data: NDArray, weights: NDArray, order: int) -> tuple[NDArray, NDArray]:

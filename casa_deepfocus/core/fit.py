@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape
 from casa_deepfocus.core.noise import inverse_variance
 from casa_deepfocus.core.psf import Imager, gaussian_transform
 
@@ -102,6 +102,15 @@ class Component:
     def spectrum(self, nchan: int) -> NDArray[np.float64]:
         """(nchan,) [Jy] : apparent flux density of each channel."""
         return _spectra(self.vector(), nchan, self.has_line)["total"]
+
+    def line_flux(self) -> tuple[float, float]:
+        """Flux of the line and its error [Jy chan]; amplitude and width are correlated."""
+        flux = self.amp * self.fwhm * GAUSSIAN_LINE
+        if self.matrix is None or not self.amp:
+            return flux, float("nan")
+        amp, lnw = NAMES.index("amp"), NAMES.index("lnw")
+        relative = self.matrix[amp, amp] / self.amp**2 + self.matrix[lnw, lnw] + 2.0 * self.matrix[amp, lnw] / self.amp
+        return flux, abs(flux) * float(np.sqrt(max(relative, 0.0)))
 
     def line_spectrum(self, nchan: int) -> NDArray[np.float64]:
         """(nchan,) [Jy] : the line alone."""
@@ -269,16 +278,16 @@ class _Group:
             diagonal[diagonal <= 0] = 1.0
             scale = 1.0 / np.sqrt(diagonal)
             normal = fisher * scale[:, None] * scale[None, :]
-            accepted = False
+            value, trial = -np.inf, vectors
             for _ in range(6):
                 step = scale * np.linalg.lstsq(normal + damping * np.eye(len(names)), gradient * scale, rcond=1e-10)[0]
                 trial = self._limited(vectors, step, names)
                 value = self.gain(trial)
                 if np.isfinite(value) and value >= best - 1e-9:
-                    accepted = True
                     break
+                value = -np.inf
                 damping = max(damping * 10.0, 1e-3)
-            if not accepted:
+            if not np.isfinite(value):
                 break
             improvement, best, vectors, moved = value - best, value, trial, True
             damping = max(damping * 0.2, 1e-6)

@@ -138,12 +138,13 @@ class Imager:
         self.psf = psf
         self.shape = shape
         self.grid = (fft.next_fast_len(2 * shape[0], real=True), fft.next_fast_len(2 * shape[1], real=True))
-        basis = None
+        basis: tuple[NDArray, NDArray | None] | None = None
         if psf.shape[0] == 1:
             basis = (psf, None)
         elif tolerance > 0:
             basis = psf_basis(psf, tolerance, most=min(16, max(1, psf.shape[0] // 3)))
-        self._kernels, self._mixing = None, None
+        self._kernels: NDArray | None = None
+        self._mixing: NDArray | None = None
         if basis is not None:
             placed = np.stack([place_psf(image, self.grid) for image in basis[0]])
             self._kernels, self._mixing = fft.rfft2(placed, workers=-1), basis[1]

@@ -39,7 +39,20 @@ from casa_deepfocus.pipeline.lines import (
 )
 from casa_deepfocus.pipeline.measure import measure_fluxes, measure_shapes
 from casa_deepfocus.pipeline.result import report
-from casa_deepfocus.pipeline.state import MIN_LINE_CHANNELS, Clock, Log, Networks, Options, Result, Search, silent
+from casa_deepfocus.pipeline.state import (
+    MIN_LINE_CHANNELS,
+    MODES,
+    Clock,
+    Log,
+    Networks,
+    Options,
+    Result,
+    Search,
+    SourceDetail,
+    silent,
+)
+
+__all__ = ["MIN_LINE_CHANNELS", "MODES", "Networks", "Options", "Result", "SourceDetail", "collapse", "run"]
 
 
 def run(
@@ -112,6 +125,7 @@ def _run(
         search.count("rounds", 1)
     with clock.step("catalogue"):
         result = report(search, cube, sigma, first, clock)
+    result.timings = dict(clock.seconds)
     log(f"{len(result.catalogue)} sources")
     return result
 

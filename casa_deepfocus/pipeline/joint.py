@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.core.spectra import Peak
@@ -113,13 +114,25 @@ def add(search: Search, component: Component) -> None:
     search.components.append(component)
 
 
+def on_data(component: Component, cube: Cube) -> bool:
+    """Whether a component lies on a pixel that holds data."""
+    x, y = round(component.x), round(component.y)
+    inside = 0 <= y < cube.shape[0] and 0 <= x < cube.shape[1]
+    return inside and bool(np.isfinite(cube.data[:, y, x]).any())
+
+
 def prune(search: Search) -> bool:
-    """Drop lines and components below minsnr, and those that became copies of others. True if any was."""
-    limit, beam = search.options.minsnr, search.beam
+    """Drop what is below minsnr, off the data, wider than the band, or a copy of another. True if any was."""
+    limit, beam, nchan = search.options.minsnr, search.beam, search.cube.nchan
     changed = False
     kept: list[Component] = []
     for component in sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont)):
         faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else limit
+        outside = not on_data(component, search.cube)
+        if outside or (component.has_line and not component.has_cont and component.fwhm > nchan):
+            search.refused.append(component)
+            changed = True
+            continue
         if component.has_line and component.snr_line < faintest:
             changed = True
             if component.snr_cont < limit:

@@ -83,9 +83,9 @@ def start_component(search: Search, line: NDArray, pair: tuple[Candidate | None,
     continuum = search.options.mode != "line"
     if candidate is not None:
         chan0, chan1 = _core_channels(candidate, nchan)
-        image, noise = focus(line, chan0, chan1, search.sigma)
+        total, noise = focus(line, chan0, chan1, search.sigma)
+        image, noise = total / np.float32(chan1 - chan0 + 1), noise / (chan1 - chan0 + 1)
         x, y, middle = candidate.x, candidate.y, int(np.clip(round(candidate.chan), 0, nchan - 1))
-        image, noise = image / (chan1 - chan0 + 1), noise / (chan1 - chan0 + 1)
     else:
         image, noise = _mean_image(search)
         x, y, middle = item.blob.x, item.blob.y, nchan // 2

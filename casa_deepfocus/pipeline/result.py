@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core import catalogue as cat
+from casa_deepfocus.core.complexes import chains, join
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import DetectionMap, LineSearch, integrated_map
 from casa_deepfocus.core.fit import Component
-from casa_deepfocus.core.focusing import focus
+from casa_deepfocus.core.focusing import crop_origin, focus, refine_position
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
 from casa_deepfocus.core.reliability import independent_trials, reliability, tail_scale
@@ -21,31 +22,64 @@ from casa_deepfocus.pipeline.state import Clock, Result, Search, SourceDetail
 
 def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, clock: Clock) -> Result:
     """Everything found, as tables and images; `sigma` and `first` are the input's own noise and integrated map."""
-    noise = search.sigma if search.cube is cube else sigma
-    components = sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont))
-    _number_groups(components, search.beam)
-    for component in components:
+    for component in search.components:
         flag(component, search.cube, search.beam)
-    table = cat.build(components, _reliabilities(search, components), cube)
+    parts = [
+        [search.components[index] for index in chain]
+        for chain in chains(search.components, search.cube.beam_covariance())
+    ]
+    parts.sort(key=lambda members: -max(max(c.snr_line, c.snr_cont) for c in members))
+    sources = [members[0] if len(members) == 1 else join(members, search.cube.nchan) for members in parts]
+    reliable = _reliabilities(search, sources)
+    kept = np.flatnonzero(reliable >= search.options.reliability)
+    search.count("unreliable", len(sources) - kept.size)
+    sources, parts = [sources[index] for index in kept], [parts[index] for index in kept]
+    _number_groups(sources, search.beam)
+    table = cat.build(sources, reliable[kept], cube)
     if search.cube is not cube:
         table["chan0"], table["chan1"] = 0, cube.nchan - 1
     mask = np.zeros(cube.data.shape, dtype=bool)
     details = []
-    for component, row in zip(components, table, strict=True):
-        details.append(_detail(search, component, cube, str(row["name"]), int(row["chan0"]), int(row["chan1"])))
-        observed = observed_covariance(np.maximum(component.covariance, [0, 0, -np.inf]), cube.beam_covariance())
-        slices, part = source_mask(
-            mask.shape, component.x, component.y, observed,
-            component.chan if component.has_line else np.nan, component.fwhm if component.has_line else np.nan,
-        )  # fmt: skip
-        mask[slices] |= part
-        if component.has_line and component.has_cont and component.snr_cont >= search.options.minsnr:
-            slices, part = source_mask(mask.shape, component.x, component.y, observed, np.nan, np.nan)
-            mask[slices] |= part
+    for number, (source, members) in enumerate(zip(sources, parts, strict=True)):
+        row = table[number]
+        detail = _detail(search, source, members, cube, (int(row["chan0"]), int(row["chan1"])))
+        detail.name = str(row["name"])
+        details.append(detail)
+        table["ra_max"][number], table["dec_max"][number] = cat.sky_position(cube, *_maximum(detail, source, cube))
+        for member in members:
+            _add_to_mask(mask, member, cube, search.options.minsnr)
     search.counts["sources"] = len(table)
+    search.counts["components"] = len(search.components)
+    noise = search.sigma if search.cube is cube else sigma
     return Result(
         table, search.probability, mask, first.image, noise, details, dict(clock.seconds), dict(search.counts)
     )
+
+
+def _add_to_mask(mask: NDArray[np.bool_], component: Component, cube: Cube, minsnr: float) -> None:
+    """Set the voxels of a component: its dilated 3D model, and the whole band where it has a continuum."""
+    observed = observed_covariance(np.maximum(component.covariance, [0, 0, -np.inf]), cube.beam_covariance())
+    spans = [(component.chan, component.fwhm)] if component.has_line else []
+    if not component.has_line or (component.has_cont and component.snr_cont >= minsnr):
+        spans.append((np.nan, np.nan))
+    for chan, fwhm in spans:
+        slices, part = source_mask(mask.shape, component.x, component.y, observed, chan, fwhm)
+        mask[slices] |= part
+
+
+def _maximum(detail: SourceDetail, source: Component, cube: Cube) -> tuple[float, float]:
+    """(x, y) of the brightest place of a focused image within half the observed size of a source."""
+    observed = observed_covariance(np.maximum(source.covariance, [0, 0, -np.inf]), cube.beam_covariance())
+    reach = 0.5 * float(covariance_to_shape(observed)[0])
+    x, y = source.x - detail.focused_origin[0], source.y - detail.focused_origin[1]
+    rows, columns = np.indices(detail.focused.shape)
+    near = np.where(np.hypot(columns - x, rows - y) <= max(reach, 1.5), detail.focused, -np.inf)
+    near[~np.isfinite(near)] = -np.inf
+    if not np.isfinite(near.max()):
+        return source.x, source.y
+    row, column = (int(value) for value in np.unravel_index(int(near.argmax()), near.shape))
+    fx, fy = refine_position(detail.focused, column, row)
+    return fx + detail.focused_origin[0], fy + detail.focused_origin[1]
 
 
 def _number_groups(components: Sequence[Component], beam: float) -> None:
@@ -107,23 +141,18 @@ def _reliabilities(search: Search, components: Sequence[Component]) -> NDArray:
     return best
 
 
-def _detail(search: Search, component: Component, cube: Cube, name: str, chan0: int, chan1: int) -> SourceDetail:
+def _detail(
+    search: Search, source: Component, members: Sequence[Component], cube: Cube, span: tuple[int, int]
+) -> SourceDetail:
     size = max(32, int(2 * round(4 * search.beam)))
-    if component.has_line and search.cube is cube:
-        image, _ = focus(search.fit.data, chan0, chan1, search.sigma, (component.x, component.y), size)
-        image = image / np.float32(chan1 - chan0 + 1)
-        spectrum = search.fit.source_spectrum(component)
-        model = component.spectrum(cube.nchan)
-    else:
-        image, _ = focus(search.fit.data, 0, search.cube.nchan - 1, search.sigma, (component.x, component.y), size)
-        image = image / np.float32(search.cube.nchan)
-        spectrum, model = search.fit.source_spectrum(component), component.spectrum(search.cube.nchan)
-    nchan = cube.nchan
-    clean = component.clean if component.clean is not None and component.clean.size == nchan else np.zeros(nchan)
-    if spectrum.size != nchan:
-        spectrum, model = np.full(nchan, spectrum[0]), np.full(nchan, model[0])
-    origin = (round(component.x) - size // 2, round(component.y) - size // 2)
+    chan0, chan1 = span if source.has_line and search.cube is cube else (0, search.cube.nchan - 1)
+    image, _ = focus(search.fit.data, chan0, chan1, search.sigma, (source.x, source.y), size)
+    spectrum = np.sum([search.fit.source_spectrum(member) for member in members], axis=0)
+    model = np.sum([member.spectrum(search.cube.nchan) for member in members], axis=0)
+    clean = source.clean if source.clean is not None and source.clean.size == cube.nchan else np.zeros(cube.nchan)
+    if spectrum.size != cube.nchan:
+        spectrum, model = np.full(cube.nchan, spectrum[0]), np.full(cube.nchan, model[0])
     return SourceDetail(
-        name, image.astype(np.float32), origin, spectrum.astype(np.float32), np.asarray(clean, dtype=np.float32),
-        model.astype(np.float32), chan0, chan1,
+        "", (image / np.float32(chan1 - chan0 + 1)).astype(np.float32), crop_origin((source.x, source.y), size),
+        spectrum.astype(np.float32), np.asarray(clean, dtype=np.float32), model.astype(np.float32), *span,
     )  # fmt: skip

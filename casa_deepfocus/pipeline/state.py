@@ -56,6 +56,7 @@ class Options:
     sidelobe_margin : float, a blob must exceed what brighter blobs' sidelobes explain by this factor
     dynamic_range : float, next to a fitted source a new one needs this fraction of its peak
     known_line_snr : float [sigma], lowest SNR of a line whose source the continuum has shown
+    reliability : float, sources less likely to be real are left out
     same_position : float [beam], closer sources are one
     graph : GraphThresholds
     """
@@ -68,6 +69,7 @@ class Options:
     sidelobe_margin: float = 1.5
     dynamic_range: float = 0.1
     known_line_snr: float = 4.0
+    reliability: float = 0.5
     same_position: float = 0.35
     graph: GraphThresholds = field(default_factory=GraphThresholds)
 

@@ -1,0 +1,92 @@
+"""One galaxy fitted with many Gaussians is one source: chains of overlapping components are joined.
+
+A rotating disc is not a Gaussian times a line. The joint fit describes it by a chain of components
+that overlap their neighbours on the sky and in frequency; two or three such components are a blend,
+a longer chain is one extended object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.fit import NAMES, Component
+from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape
+
+LEAST = 4
+"""Components of a chain that make it one extended source."""
+
+
+def overlap(one: Component, other: Component, beam_covariance: NDArray) -> bool:
+    """Whether two lines overlap: observed half-power ellipses (as circles) touch, and lines at 1.5 times their width."""
+    if not (one.has_line and other.has_line):
+        return False
+    sizes = [np.mean(covariance_to_shape(np.asarray(c.covariance) + beam_covariance)[:2]) for c in (one, other)]
+    near = np.hypot(one.x - other.x, one.y - other.y) < 0.5 * sum(sizes)
+    return bool(near and abs(one.chan - other.chan) < 0.75 * (one.fwhm + other.fwhm))
+
+
+def chains(components: Sequence[Component], beam_covariance: NDArray, least: int = LEAST) -> list[list[int]]:
+    """Components of each source, as indices: long chains together, everything else by itself.
+
+    Parameters
+    ----------
+    components : sequence of Component
+    beam_covariance : (3,) [pixel^2]
+    least : int, shorter chains are blends of separate sources
+    """
+    label = list(range(len(components)))
+    for number, component in enumerate(components):
+        for other in range(number):
+            if overlap(component, components[other], beam_covariance) and label[number] != label[other]:
+                old, new = max(label[number], label[other]), min(label[number], label[other])
+                label = [new if value == old else value for value in label]
+    out: list[list[int]] = []
+    for value in sorted(set(label)):
+        members = [number for number, mine in enumerate(label) if mine == value]
+        out += [members] if len(members) >= least else [[member] for member in members]
+    return out
+
+
+def join(members: Sequence[Component], nchan: int) -> Component:
+    """One component with the flux, the flux-weighted place and the second moments of several.
+
+    The line's width is the one at half the peak of the summed spectrum (W50), and its amplitude
+    such that amplitude times width keeps the summed flux.
+
+    Parameters
+    ----------
+    members : sequence of Component, with lines
+    nchan : int
+    """
+    flux = np.array([c.line_flux()[0] for c in members])
+    share = flux / flux.sum()
+    x, y, chan = (float(share @ [getattr(c, name) for c in members]) for name in ("x", "y", "chan"))
+    dx, dy = np.array([c.x - x for c in members]), np.array([c.y - y for c in members])
+    moments = np.array([c.covariance for c in members]) + np.stack([dx * dx, dy * dy, dx * dy], axis=1)
+    spectrum = np.sum([c.line_spectrum(nchan) for c in members], axis=0)
+    above = np.flatnonzero(spectrum >= 0.5 * spectrum.max())
+    width = float(above[-1] - above[0] + 1)
+    out = Component(
+        x, y, share @ moments, amp=float(flux.sum()) / (GAUSSIAN_LINE * width), chan=chan, fwhm=width,
+        cont=float(sum(c.cont for c in members)), slope=float(sum(c.slope for c in members)),
+        has_cont=any(c.has_cont for c in members), has_slope=any(c.has_slope for c in members), fit_shape=False,
+    )  # fmt: skip
+    flux_error = np.array([c.line_flux()[1] for c in members])
+    for name in ("x", "y", "chan"):
+        out.errors[name] = float(np.sqrt(np.sum((share * [c.errors.get(name, 0.0) for c in members]) ** 2)))
+    out.errors["amp"] = float(np.sqrt(np.sum(flux_error**2))) / (GAUSSIAN_LINE * width)
+    out.errors["cont"] = float(np.sqrt(sum(c.errors.get("cont", 0.0) ** 2 for c in members)))
+    out.matrix = np.zeros((len(NAMES), len(NAMES)))
+    for name, error in out.errors.items():
+        out.matrix[NAMES.index(name), NAMES.index(name)] = error**2
+    out.snr_line = float(np.sqrt(sum(c.snr_line**2 for c in members)))
+    out.snr_cont = out.cont / out.errors["cont"] if out.has_cont and out.errors["cont"] else 0.0
+    out.probability = max(c.probability for c in members)
+    out.clean = next((c.clean for c in members if c.clean is not None), None)
+    out.group = min(c.group for c in members)
+    inherited = {"edge", "band_edge", "gaussian_psf"}
+    out.flags = {"complex"} | {flag for c in members for flag in c.flags & inherited}
+    return out
