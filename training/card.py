@@ -54,19 +54,31 @@ def model_card(manifest: dict[str, Any]) -> str:
 
 
 def _blobs_finder(scores: dict[str, Any]) -> list[str]:
-    lines = [
-        f"Blobs Finder: {scores['maps']} maps of 25.6 x 25.6 beams, {scores['sources']} sources with a matched-filter "
-        f"SNR of 5 or more; {scores['empty_maps']} maps without a source. Local maxima within half a beam, one to one.",
-        "",
+    head = [
         "| threshold | recall | alone | blended (1.5 beams) | precision | false per map | false per empty map |",
         "|---|---|---|---|---|---|---|",
     ]
-    for level, s in scores["levels"].items():
-        lines.append(
-            f"| {level} | {s['recall']} | {s['recall_alone']} | {s['recall_blended']} | {s['precision']} "
-            f"| {s['false_per_map']} | {s['false_per_empty_map']} |"
-        )
-    return [*lines, ""]
+    return [
+        f"Blobs Finder: {scores['maps']} maps of 25.6 x 25.6 beams, {scores['sources']} sources with a matched-filter "
+        f"SNR of 5 or more; {scores['empty_maps']} maps without a source. Local maxima within half a beam, one to one.",
+        "",
+        *head,
+        *_levels(scores["levels"]),
+        "",
+        f"The same on the {scores['quiet_maps']} quiet maps (no source above 100 sigma), {scores['quiet_sources']} sources:",
+        "",
+        *head,
+        *_levels(scores["quiet"]),
+        "",
+    ]
+
+
+def _levels(levels: dict[str, Any]) -> list[str]:
+    return [
+        f"| {level} | {s['recall']} | {s['recall_alone']} | {s['recall_blended']} | {s['precision']} "
+        f"| {s['false_per_map']} | {s['false_per_empty_map']} |"
+        for level, s in levels.items()
+    ]
 
 
 def _deep_gru(scores: dict[str, Any]) -> list[str]:

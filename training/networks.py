@@ -214,9 +214,12 @@ class CompactBlobsFinder(_Probability):
     """Fully convolutional Blobs Finder: encoder, dilated bottleneck, additive upsampling with skips.
 
     (b, 1, H, W) -> (b, 1, H, W), H and W multiples of 16. All but the first and last layer work at half
-    the resolution and below (2.5 pixels per beam), which costs half of the time; the bottleneck sees more
-    than 200 working pixels (40 beams), which is where the strong sidelobes are.
+    the resolution and below (2.5 pixels per beam), which costs half of the time; an output pixel sees 137
+    working pixels (27 beams) to each side, which is where the strong sidelobes are.
     """
+
+    HALO = 144
+    """Working pixels at a tile's edge that may differ from the whole image: the reach, to a multiple of 16."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96)) -> None:
         super().__init__()

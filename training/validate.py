@@ -25,6 +25,7 @@ SEED = 20261120
 
 LEVELS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 CLEAR_SNR = 5.0
+QUIET = 100.0
 SNR_EDGES = (3.5, 5.0, 7.0, 10.0, 20.0, 50.0, 200.0, 2000.0)
 STAMP_EDGES = (5.0, 10.0, 20.0, 50.0, 200.0)
 
@@ -34,7 +35,9 @@ def scores(name: str, predict: Predict, *, batches: int = 20) -> dict[str, Any]:
     size = {"blobs_finder": 16, "deep_gru": 64}.get(name, 128)
     data = [make_batch(name, SEED, step, size, "val") for step in range(batches)]
     if name == "blobs_finder":
-        return blobs_finder_scores(predict, data)
+        found = blobs_finder_scores(predict, data)
+        quiet = blobs_finder_scores(predict, [part for batch in data if len((part := quiet_maps(batch)).inputs)])
+        return {**found, "quiet_maps": quiet["maps"], "quiet_sources": quiet["sources"], "quiet": quiet["levels"]}
     if name == "deep_gru":
         return deep_gru_scores(predict, data)
     return resnet_scores(name, predict, data)
@@ -55,6 +58,13 @@ def local_maxima(image: NDArray[np.float32], level: float) -> tuple[NDArray, NDA
     peak = (image >= ndimage.maximum_filter(image, size=3)) & (image >= level)
     y, x = np.nonzero(peak)
     return x, y, image[y, x]
+
+
+def quiet_maps(batch: Batch) -> Batch:
+    """The maps whose brightest source, inside or outside, is below `QUIET` sigma: no sidelobes to speak of."""
+    rows = batch.truth["flux"].abs().amax(dim=1) < QUIET
+    truth = {key: value[rows] for key, value in batch.truth.items()}
+    return Batch(batch.inputs[rows], batch.target[rows], batch.weight[rows], truth)
 
 
 def blobs_finder_scores(predict: Predict, data: list[Batch]) -> dict[str, Any]:

@@ -110,7 +110,8 @@ class OnnxNetwork:
 class OnnxNetworks:
     """The six networks of docs/architecture.md ("Networks") and what is known about them.
 
-    `info` holds preset, folder, device, threads, thresholds, pixels_per_beam, commit and version.
+    `info` holds preset, folder, device, threads, thresholds, pixels_per_beam, halo, commit and version. `halo`
+    [working pixels]: how far Blobs Finder looks, rounded up to a multiple of 16; tiles must overlap by it.
     """
 
     blobs_finder: OnnxNetwork
@@ -171,6 +172,7 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
         "threads": threads,
         "thresholds": dict(manifest["thresholds"]),
         "pixels_per_beam": manifest["pixels_per_beam"],
+        "halo": manifest.get("halo", 144),
         "commit": manifest.get("commit", ""),
         "version": manifest["version"],
         "onnxruntime": onnxruntime.__version__,
