@@ -20,7 +20,7 @@ LEAST = 4
 
 
 def overlap(one: Component, other: Component, beam_covariance: NDArray) -> bool:
-    """Whether two lines overlap: observed half-power ellipses (as circles) touch, and lines at 1.5 times their width."""
+    """Whether two lines overlap: observed half-power circles touch on the sky, 1.5 times their widths in frequency."""
     if not (one.has_line and other.has_line):
         return False
     sizes = [np.mean(covariance_to_shape(np.asarray(c.covariance) + beam_covariance)[:2]) for c in (one, other)]
