@@ -77,6 +77,24 @@ def test_cell_and_imsize_come_from_the_measurement_set(tiny_ms):
     assert np.nanmin(cube.pb) < 0.2
 
 
+def test_the_dirty_image_reaches_beyond_the_primary_beams_limit(tiny_ms, tmp_path):
+    """Only the primary beam is blank there; tclean's own mask of a user's image is seen through as well."""
+    from casatasks import tclean
+
+    cube, _ = make(tiny_ms, imsize=128, cell="1arcsec", pblimit=0.3)
+    assert np.isfinite(cube.data).all()
+    assert 0.1 < np.isnan(cube.pb).mean() < 0.9
+    tclean(
+        vis=str(tiny_ms), imagename="own", datacolumn="data", specmode="cube", imsize=128, cell="1arcsec",
+        outframe="LSRK", weighting="natural", niter=0, restoration=True, pblimit=0.3,
+    )  # fmt: skip
+    with images.opened("own.image") as ia:
+        assert not ia.getchunk(getmask=True).all()
+    own, _ = images.read_cube("own.image")
+    np.testing.assert_allclose(own.data, cube.data, atol=2e-3 * cube.data.max())
+    np.testing.assert_array_equal(np.isnan(own.pb), np.isnan(cube.pb))
+
+
 def test_a_given_cell_or_imsize_is_kept(tiny_ms):
     def plan(**parameters):
         request = inputs.check({"vis": str(tiny_ms), "datacolumn": "data"} | parameters)

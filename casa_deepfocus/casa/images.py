@@ -95,7 +95,10 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     if not template.unit.strip():
         log(f"{imagename} has no brightness unit; taken as Jy/beam", "WARN")
     scale = unit_scale(template)
+    pb = pb or find_companion(imagename, "pb")
+    pb_data = _read_pb(pb, template, log)
     data = _planes(template, mask=True)
+    _unmask_outside_pb(data, pb_data, template)
     if scale != 1.0:
         data *= np.float32(scale)
     for plane in data:
@@ -109,7 +112,6 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     freq, frame, restfreq = frequencies(template)
 
     psf = psf or find_companion(imagename, "psf")
-    pb = pb or find_companion(imagename, "pb")
     beams = _beams(imagename, nchan)
     psf_data = None
     if psf:
@@ -129,7 +131,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     cube = Cube(
         data=data,
         psf=psf_data,
-        pb=_read_pb(pb, template, log),
+        pb=pb_data,
         freq=freq,
         beams=beams,
         cell=cell,
@@ -332,6 +334,18 @@ def _read_psf(name: str, nchan: int, cell: float) -> NDArray[np.float32]:
         planes = _recentre(planes, int(y), int(x))
     planes /= peaks[:, None, None]
     return planes
+
+
+def _unmask_outside_pb(data: NDArray[np.float32], pb: NDArray[np.float32], template: Template) -> None:
+    """Give back, in place, the pixels that tclean masks only because the primary beam is low there.
+
+    They are valid in a dirty image, and without them sources near the limit cannot be fitted.
+    """
+    outside = np.broadcast_to(np.isnan(pb), data.shape) & np.isnan(data)
+    if outside.any():
+        data[outside] = _planes(template, mask=False)[outside]
+        # The mosaic gridder writes zeros there.
+        data[outside & (data == 0)] = np.nan
 
 
 def _recentre(planes: NDArray[np.float32], y: int, x: int) -> NDArray[np.float32]:

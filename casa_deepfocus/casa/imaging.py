@@ -80,6 +80,10 @@ def make_images(request: Request, folder: str, log: Log) -> str:
     if str(request.tclean["gridder"]).startswith(("mosaic", "awp")):
         log(f"gridder={request.tclean['gridder']!r}: the PSF of the image's centre is used for the whole field", "WARN")
     passed = dict(request.tclean)
+    if not str(passed["gridder"]).startswith(("mosaic", "awp")):
+        # A negative limit leaves the dirty image unmasked where the primary beam is low: its pixels are
+        # valid there, and sidelobes and sources at the limit cannot be fitted without them.
+        passed["pblimit"] = -abs(float(passed["pblimit"]))
     passed.update(imsize=[2 * grid.nx, 2 * grid.ny], cell=[f"{grid.cell!r}arcsec"])
     log(f"tclean: {grid.nx} x {grid.ny} pixels of {grid.cell:.4g} arcsec, imaged at twice the field for the PSF")
     try:

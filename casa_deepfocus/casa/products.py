@@ -258,9 +258,10 @@ def summary(table: Table, limit: int = 50) -> list[str]:
     for row in table[:limit]:
         ra, dec = sexagesimal(float(row["ra"]), float(row["dec"]))
         continuum = float(row["continuum"]) * 1e3
+        line_flux = float(row["line_flux"]) if has_line(row) else float("nan")
         lines.append(
             f"{row['name']!s:<24} {ra:>13} {dec:>13} {_number(float(row['freq']) / 1e9, '.6f'):>12} "
-            f"{_number(float(row['line_flux']), '.4g'):>11} {_number(continuum, '.4g'):>10} "
+            f"{_number(line_flux, '.4g'):>11} {_number(continuum, '.4g'):>10} "
             f"{_number(float(row['snr']), '.1f'):>7}  {row['flags']}"
         )
     if len(table) > limit:

@@ -251,14 +251,16 @@ def _cells(row: Row) -> list[dict[str, str]]:
     size = f"{_number(row['fwhm_maj'], 1.0)} x {_number(row['fwhm_min'], 1.0)}"
     return [
         {"value": ra}, {"value": dec}, {"value": _number(row["freq"], 1e-9, 6)}, {"value": size},
-        _with_error(row, "line_fwhm", 1.0), _with_error(row, "line_flux", 1.0), _with_error(row, "continuum", 1e3),
+        _with_error(row, "line_fwhm", 1.0),
+        _with_error(row, "line_flux", 1.0) if products.has_line(row) else {"value": "-"},
+        _with_error(row, "continuum", 1e3),
         {"value": _number(row["snr"], 1.0)}, {"value": _number(row["reliability"], 1.0)}, {"value": str(row["flags"])},
     ]  # fmt: skip
 
 
 def _with_error(row: Row, name: str, scale: float) -> dict[str, str]:
-    value = _number(row[name], scale)
-    return {"value": value, "error": _number(row[f"{name}_err"], scale, 2) if value != "-" else ""}
+    value, error = _number(row[name], scale), _number(row[f"{name}_err"], scale, 2)
+    return {"value": value, "error": error if "-" not in (value, error) else ""}
 
 
 def _number(value: Any, scale: float, digits: int = 3) -> str:
