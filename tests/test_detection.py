@@ -12,6 +12,7 @@ from casa_deepfocus.core.detection import (
     find_blobs,
     integrated_map,
     line_maps,
+    peak_blobs,
     window_widths,
 )
 from casa_deepfocus.core.geometry import gaussian_image
@@ -113,3 +114,22 @@ def test_tiled_equals_whole(shape):
 
     whole = apply_tiled(network, image, tile=4096)
     np.testing.assert_allclose(apply_tiled(network, image, tile=64, halo=16), whole, atol=1e-6)
+
+
+def test_classical_peaks_need_a_hint_and_do_not_repeat_blobs():
+    shape = (80, 90)
+    wide = np.array([6.0, 6.0, 0.0])
+    places = [(20.0, 20.0), (50.3, 30.0), (70.0, 60.0)]
+    image = sum(20 * gaussian_image(shape, x, y, wide) for x, y in places)
+    detection = DetectionMap(image.astype(np.float32), 0, 3, "line")
+    probability = (gaussian_image(shape, *places[0], wide) + 0.1 * gaussian_image(shape, *places[1], wide)).astype(
+        np.float32
+    )
+    options = {"map_index": 2, "beam_pixels": BEAM}
+    blobs = find_blobs(probability, detection, threshold=0.5, **options)
+    assert len(blobs) == 1
+    (extra,) = peak_blobs(detection, probability, blobs, level=6.0, hint=0.05, **options)
+    assert (extra.x, extra.y) == pytest.approx(places[1], abs=0.1)
+    assert extra.snr == pytest.approx(20, rel=0.02) and extra.probability == pytest.approx(0.1, abs=0.01)
+    assert extra.weights.shape == (extra.box.height, extra.box.width)
+    assert not peak_blobs(detection, probability, blobs, level=25.0, hint=0.05, **options)

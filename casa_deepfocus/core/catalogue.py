@@ -207,7 +207,8 @@ def build(components: Sequence[Component], reliabilities: ArrayLike, cube: Cube)
     table["reliability"] = np.asarray(reliabilities, dtype=float)
     table["reliability"].description = dict((c[0], c[3]) for c in COLUMNS)["reliability"]
     if rows:
-        table["name"] = _unique([sky_name(float(row["ra"]), float(row["dec"])) or f"source{n}" for n, row in enumerate(table)])
+        names = [sky_name(float(row["ra"]), float(row["dec"])) for row in table]
+        table["name"] = _unique([name or f"source{number}" for number, name in enumerate(names)])
         _add_boxes(table, components, cube)
     return table
 

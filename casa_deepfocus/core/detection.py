@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -267,6 +267,52 @@ def find_blobs(
         weights = _box_weights(np.where(islands == region.label, probability, 0.0), box, scale)
         blobs.append(Blob(x, y, box, float(probability[row, column]), float(around.max()), map_index, weights))
     return sorted(blobs, key=lambda blob: -blob.snr)
+
+
+def peak_blobs(
+    detection: DetectionMap,
+    probability: NDArray[np.float32],
+    taken: Sequence[Blob],
+    *,
+    map_index: int,
+    beam_pixels: float,
+    level: float,
+    hint: float,
+) -> list[Blob]:
+    """The classical finder beside the learned one: maxima of the map that Blobs Finder only hints at.
+
+    Two independent methods together find more than either; where a map stands above anything noise
+    does, a hint of the network is enough.
+
+    Parameters
+    ----------
+    detection : DetectionMap
+    probability : (H, W) float32, Blobs Finder's map of it, working pixels
+    taken : sequence of Blob, maxima within half a beam of these are theirs
+    map_index, beam_pixels : as in `find_blobs`
+    level : float [sigma], of a maximum
+    hint : float in [0, 1], lowest value of Blobs Finder's map within half a beam
+
+    Returns
+    -------
+    list of Blob, brightest first; their boxes are one beam wide
+    """
+    image = np.nan_to_num(detection.image)
+    scale = PIXELS_PER_BEAM / beam_pixels
+    reach = max(1, round(0.5 * beam_pixels))
+    near = ndimage.maximum_filter(probability, size=2 * round(0.5 * PIXELS_PER_BEAM) + 1)
+    found = []
+    for row, column in peak_local_max(image, min_distance=reach, threshold_abs=level, exclude_border=False):
+        if any(np.hypot(column - blob.x, row - blob.y) < 0.5 * beam_pixels for blob in taken):
+            continue
+        work = tuple(min(round(v * scale), n - 1) for v, n in zip((row, column), near.shape, strict=True))
+        if near[work] < hint or not np.isfinite(detection.image[row, column]):
+            continue
+        y, x = _vertex(image, int(row), int(column))
+        box = Box(int(column) - reach, int(row) - reach, int(column) + reach, int(row) + reach).clip(image.shape)
+        weights = np.clip(image[box.slices] / image[row, column], 0.0, 1.0).astype(np.float32)
+        found.append(Blob(x, y, box, float(near[work]), float(image[row, column]), map_index, weights))
+    return found
 
 
 def _vertex(probability: NDArray[np.float32], row: int, column: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from casa_deepfocus.core.detection import (
     find_blobs,
     integrated_map,
     line_maps,
+    peak_blobs,
     probability_map,
 )
 from casa_deepfocus.core.noise import inverse_variance
@@ -51,6 +52,11 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
         np.maximum(search.probability, _to_image(probability, search), out=search.probability)
         found = find_blobs(probability, detection, map_index=index, beam_pixels=search.beam, threshold=threshold)
         found = [b for b in found if b.snr >= levels[detection.kind]]
+        found += peak_blobs(
+            detection, probability, found, map_index=index, beam_pixels=search.beam,
+            level=levels[detection.kind], hint=options.hint,
+        )  # fmt: skip
+        found.sort(key=lambda blob: -blob.snr)
         found = without_sidelobes(found, detection, search.imager, search.beam, options.sidelobe_margin)
         if model is not None:
             found = [b for b in found if b.snr >= options.dynamic_range * _near(model[index], b, search.beam)]

@@ -52,6 +52,7 @@ class Options:
         cube has more of them, so its maps are searched above a higher level than minsnr
     thresholds : dict, `probability` (level of Blobs Finder's map that makes a blob) and `peak` (of Deep
         GRU's output that makes a line), instead of those measured when the networks were trained
+    hint : float, level of Blobs Finder's map that is enough where the map itself is above all noise
     rounds : int, how often the residual is searched again at most
     sidelobe_margin : float, a blob must exceed what brighter blobs' sidelobes explain by this factor
     dynamic_range : float, next to a fitted source a new one needs this fraction of its peak
@@ -65,6 +66,7 @@ class Options:
     minsnr: float = 5.0
     false_alarms: float = 0.02
     thresholds: dict[str, float] = field(default_factory=dict)
+    hint: float = 0.05
     rounds: int = 8
     sidelobe_margin: float = 1.5
     dynamic_range: float = 0.1
