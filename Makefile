@@ -21,6 +21,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m sim demo --out demo
 	cd demo && $(BIN)/python -m casashell --nologger --nogui -c "sdeepfocus(vis='demo.ms', datacolumn='data', outfile='demo')"
 	$(BIN)/python -m training score demo/truth.ecsv demo/demo.cat.ecsv
+	@echo "report: $(CURDIR)/demo/demo.html   picture: $(CURDIR)/demo/demo.png   log: $(CURDIR)/demo/casa-*.log"
 
 test: $(VENV)/tested lint
 	$(BIN)/python -m pytest -q

@@ -1,0 +1,126 @@
+"""The catalogue: sky, units, errors; complexes; reliability."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+
+from casa_deepfocus.core import catalogue as cat
+from casa_deepfocus.core.complexes import chains, join
+from casa_deepfocus.core.cube import C_KMS, Cube
+from casa_deepfocus.core.fit import NAMES, Component
+from casa_deepfocus.core.geometry import GAUSSIAN_LINE, shape_to_covariance
+from casa_deepfocus.core.reliability import independent_trials, noise_level, reliability, tail_scale
+
+NCHAN = 30
+
+
+def make_cube(chan_width=10e6):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---SIN", "DEC--SIN"]
+    wcs.wcs.crval = [150.0, -30.0]
+    wcs.wcs.crpix = [33.0, 33.0]
+    wcs.wcs.cdelt = [-0.1 / 3600, 0.1 / 3600]
+    freq = 230e9 + chan_width * np.arange(NCHAN)
+    pb = np.full((1, 64, 64), 0.5, np.float32)
+    data = np.zeros((NCHAN, 64, 64), np.float32)
+    beams = np.tile([0.5, 0.4, 20.0], (NCHAN, 1))
+    return Cube(data, np.ones((1, 9, 9), np.float32), pb, freq, beams, 0.1, wcs=wcs)
+
+
+def component(**values):
+    out = Component(
+        32.0, 32.0, shape_to_covariance(6.0, 4.0, 50.0), amp=0.01, chan=12.0, fwhm=5.0, cont=0.002, has_cont=True
+    )
+    for name, value in values.items():
+        setattr(out, name, value)
+    out.matrix = np.diag([0.04, 0.09, 1.0, 1.0, 0.5, 0.01, 0.01, 1e-6, 1e-8, 1e-10])
+    out.errors = {name: float(np.sqrt(out.matrix[i, i])) for i, name in enumerate(NAMES)}
+    out.snr_line, out.snr_cont = 10.0, 20.0
+    return out
+
+
+def test_row_has_the_right_units_and_is_corrected_for_the_primary_beam():
+    cube = make_cube()
+    row = cat.build([component()], [0.99], cube)[0]
+    assert (row["ra"], row["dec"]) == pytest.approx((150.0, -30.0))
+    assert row["name"] == "J100000.00-300000.0"
+    assert row["freq"] == pytest.approx(230.12e9)
+    kms = 10e6 / 230.12e9 * C_KMS
+    assert row["line_fwhm"] == pytest.approx(5 * kms)
+    assert row["line_flux"] == pytest.approx(0.01 * 5 * GAUSSIAN_LINE * kms / 0.5)
+    assert row["line_flux_jyhz"] == pytest.approx(0.01 * 5 * GAUSSIAN_LINE * 10e6 / 0.5)
+    # amplitude 10 % and width 10 %, not correlated here
+    assert row["line_flux_err"] == pytest.approx(row["line_flux"] * np.sqrt(0.02))
+    assert row["continuum"] == pytest.approx(0.004) and row["continuum_err"] == pytest.approx(2e-4)
+    assert row["ra_err"] == pytest.approx(0.02) and row["dec_err"] == pytest.approx(0.03)
+    assert (row["fwhm_maj"], row["fwhm_min"], row["pa"]) == pytest.approx((0.6, 0.4, 50.0))
+    assert row["peak"] < 0.01 / 0.5
+    assert row["chan0"] == 7 and row["chan1"] == 17 and row["x0"] < 32 < row["x1"]
+
+
+def test_falling_frequencies_keep_widths_and_fluxes_positive():
+    rising, falling = (cat.build([component()], [1.0], make_cube(width))[0] for width in (10e6, -10e6))
+    assert falling["freq"] == pytest.approx(229.88e9)
+    for name in ("line_fwhm", "line_flux", "line_flux_jyhz", "line_fwhm_err", "freq_err"):
+        assert falling[name] == pytest.approx(rising[name], rel=2e-3), name
+
+
+def test_what_is_not_measured_is_nan_and_names_are_unique():
+    bare = component(has_line=False)
+    table = cat.build([bare, component()], [1.0, 1.0], make_cube())
+    assert np.isnan(table["freq"][0]) and np.isnan(table["line_fwhm"][0]) and table["line_flux"][0] == 0
+    assert (table["chan0"][0], table["chan1"][0]) == (0, NCHAN - 1)
+    assert len(set(table["name"])) == 2
+    assert len(cat.build([], [], make_cube())) == 0
+
+
+def test_shape_errors_against_brute_force():
+    rng = np.random.default_rng(3)
+    covariance = shape_to_covariance(6.0, 3.0, 35.0)
+    matrix = np.array([[0.02, 0.005, -0.002], [0.005, 0.03, 0.004], [-0.002, 0.004, 0.01]])
+    from casa_deepfocus.core.geometry import covariance_to_shape
+
+    draws = covariance + rng.multivariate_normal(np.zeros(3), matrix, size=20000)
+    maj, minor, pa = covariance_to_shape(draws)
+    spread = [maj.std(), minor.std(), (((pa - 35 + 90) % 180) - 90).std()]
+    np.testing.assert_allclose(cat.shape_errors(covariance, matrix), spread, rtol=0.06)
+    assert cat.shape_errors(np.array([1.0, 1.0, 0.0]), np.eye(3))[2] == 90.0
+
+
+def test_unresolved_source_has_an_upper_limit():
+    maj_err, _, _ = cat.shape_errors(np.zeros(3), np.eye(3))
+    assert maj_err == pytest.approx(2.3548, rel=1e-3)
+
+
+def galaxy(steps=6):
+    return [component(x=20.0 + 3 * i, y=30.0, chan=8.0 + 3 * i, fwhm=4.0, group=i) for i in range(steps)]
+
+
+def test_a_chain_is_one_source_a_pair_is_two():
+    beam = shape_to_covariance(5.0, 4.0, 20.0)
+    assert chains(galaxy(6), beam) == [[0, 1, 2, 3, 4, 5]]
+    assert chains(galaxy(2), beam) == [[0], [1]]
+    apart = [*galaxy(4), component(x=60.0, y=60.0), component(x=29.0, y=30.0, chan=28.0)]
+    assert sorted(chains(apart, beam), key=len) == [[4], [5], [0, 1, 2, 3]]
+    assert chains([component(has_line=False) for _ in range(5)], beam) == [[0], [1], [2], [3], [4]]
+
+
+def test_joined_source_keeps_the_flux_and_the_middle():
+    members = galaxy(6)
+    whole = join(members, NCHAN)
+    assert whole.line_flux()[0] == pytest.approx(sum(m.line_flux()[0] for m in members))
+    assert whole.line_flux()[1] == pytest.approx(np.sqrt(sum(m.line_flux()[1] ** 2 for m in members)))
+    assert (whole.x, whole.y, whole.chan) == pytest.approx((27.5, 30.0, 15.5))
+    assert whole.covariance[0] > 25 and "complex" in whole.flags
+    assert whole.fwhm == pytest.approx(19, abs=2)
+
+
+def test_noise_level_and_reliability():
+    assert noise_level(1000, 1.0) == pytest.approx(3.09, abs=0.01)
+    assert independent_trials(10000, 5.0, 64) > independent_trials(10000, 5.0, 1) > 1000
+    assert tail_scale(3.0, 1e5) == 1.0 and tail_scale(12.0, 1e5) > 2
+    good = reliability(np.array([20.0, 4.0]), 1e5, 1.0)
+    assert good[0] > 0.999 and good[1] < 0.5
+    assert reliability(np.array([]), 1e5, 1.0).size == 0
