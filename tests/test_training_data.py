@@ -60,8 +60,8 @@ def test_a_tilted_large_source_does_not_overflow():
 
 def test_noise_has_rms_one():
     draw = Draw("cpu", 1, 0, "train", "test")
-    _, amplitude, _ = maps.draw_psfs(draw, 8, "train")
-    noise = torch.fft.irfft2(maps.noise_spectrum(draw, amplitude), s=(GRID, GRID))
+    psfs = maps.draw_psfs(draw, 8, "train")
+    noise = torch.fft.irfft2(maps.noise_spectrum(draw, psfs.amplitude), s=(GRID, GRID))
     assert float(noise.std()) == pytest.approx(1.0, rel=0.03)
 
 
@@ -154,3 +154,13 @@ def test_batches_are_made_on_the_gpu(name):
     batch = make_batch(name, 3, 7, 8, "train", "cuda")
     assert batch.inputs.device.type == batch.target.device.type == "cuda"
     assert torch.isfinite(batch.inputs).all() and torch.isfinite(batch.target).all()
+
+
+def test_sidelobe_levels_are_those_of_the_psfs():
+    psfs = maps.draw_psfs(Draw("cpu", 2, 0, "val", "test"), 6, "val")
+    images = fast.psf_images(psfs.weights).numpy()
+    offset = np.arange(GRID) - GRID // 2
+    radius = np.hypot(offset[:, None], offset[None, :])
+    ring = (radius >= 10) & (radius <= 64)
+    np.testing.assert_allclose(psfs.sidelobe, [np.abs(image[ring]).max() for image in images], rtol=1e-3)
+    assert 0.01 < float(psfs.sidelobe.min()) and float(psfs.sidelobe.max()) < 1.0

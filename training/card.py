@@ -65,7 +65,7 @@ def _blobs_finder(scores: dict[str, Any]) -> list[str]:
         *head,
         *_levels(scores["levels"]),
         "",
-        f"On the {scores['quiet_maps']} quiet maps (no source above 100 sigma), {scores['quiet_sources']} sources:",
+        f"On the {scores['quiet_maps']} quiet maps (no sidelobe above 5 sigma), {scores['quiet_sources']} sources:",
         "",
         *head,
         *_levels(scores["quiet"]),

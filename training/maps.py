@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
@@ -90,14 +92,36 @@ def draw_shapes(draw: Draw, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Ten
     return major, major * draw.uniform(0.3, 1.0, shape), draw.uniform(0.0, np.pi, shape)
 
 
-def draw_psfs(draw: Draw, count: int, split: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, noise amplitudes (count, GRID, GRID // 2 + 1) and beam covariances (count, 3) of random PSFs."""
+@lru_cache(maxsize=4)
+def sidelobe_levels(split: str) -> NDArray[np.float32]:
+    """(n,) largest |PSF| between 2 and 12.8 beams from its centre, of each PSF of the library."""
+    library = load_library(split)
+    offset = np.arange(GRID) - GRID // 2
+    radius = np.hypot(offset[:, None], offset[None, :])
+    ring = (radius >= 2 * PIXELS_PER_BEAM) & (radius <= FIELD // 2)
+    return np.array(
+        [np.abs(fast.psf_images(library.weights([i])[0])[0][ring]).max() for i in range(len(library))], np.float32
+    )
+
+
+@dataclass(frozen=True)
+class Psfs:
+    """Random PSFs: weights, noise amplitude (b, GRID, GRID // 2 + 1), beam covariance (b, 3), sidelobe (b,)."""
+
+    weights: Tensor
+    amplitude: Tensor
+    beam: Tensor
+    sidelobe: Tensor
+
+
+def draw_psfs(draw: Draw, count: int, split: str) -> Psfs:
+    """PSFs of the library, mirrored and transposed at random."""
     library = load_library(split)
     entries = draw.integers(len(library), (count,)).cpu().numpy()
     turn = {key: draw.chance(0.5, (count,)).cpu().numpy() for key in ("flip", "transpose")}
-    weights, noise = library.weights(entries, **turn)
-    beams = library.beams(entries, **turn).astype(np.float32)
-    return draw.tensor(weights), draw.tensor(noise), draw.tensor(beams)
+    weights, amplitude = library.weights(entries, **turn)
+    beam = library.beams(entries, **turn).astype(np.float32)
+    return Psfs(*(draw.tensor(part) for part in (weights, amplitude, beam, sidelobe_levels(split)[entries])))
 
 
 def noise_spectrum(draw: Draw, amplitude: Tensor) -> Tensor:
@@ -233,12 +257,13 @@ def blobs_finder_batch(seed: int, step: int, size: int = 32, split: str = "train
     Returns
     -------
     Batch : inputs, target, weight (size, 1, FIELD, FIELD). truth: snr_map (size, FIELD, FIELD) [sigma];
-        x, y, flux, snr, target (size, n), cov (size, n, 3), askable (size, n)
+        x, y, flux, snr, target (size, n), cov (size, n, 3), askable (size, n);
+        sidelobe (size,)
     """
     draw = Draw(device, seed, step, split, "blobs_finder")
-    weights, amplitude, beam = draw_psfs(draw, size, split)
-    sources = draw_sources(draw, beam)
-    spectrum = noise_spectrum(draw, amplitude)
+    psfs = draw_psfs(draw, size, split)
+    sources = draw_sources(draw, psfs.beam)
+    spectrum = noise_spectrum(draw, psfs.amplitude)
     # Maps with many sources cost more: handle maps of like number together.
     order = (sources.flux != 0).sum(1).argsort()
     target = torch.empty((size, FIELD, FIELD), device=spectrum.device)
@@ -246,8 +271,8 @@ def blobs_finder_batch(seed: int, step: int, size: int = 32, split: str = "train
     for rows in order.split(8):
         part = sources.take(rows).packed()
         sky = sky_transform(part.x + FIELD // 2, part.y + FIELD // 2, part.flux, part.cov, GRID)
-        spectrum[rows] += weights[rows] * sky
-        ask = askable(part, beam[rows])
+        spectrum[rows] += psfs.weights[rows] * sky
+        ask = askable(part, psfs.beam[rows])
         drawn, ignored = draw_targets(part, ask, part.target & ~ask)
         target[rows] = drawn
         weight[rows] = (1.0 + 3.0 * drawn) * ~((ignored > BOX_LEVEL) & (ignored > drawn))
@@ -258,7 +283,7 @@ def blobs_finder_batch(seed: int, step: int, size: int = 32, split: str = "train
     column, row = (getattr(sources, axis).round().long().clamp(0, FIELD - 1) for axis in "xy")
     inside = torch.gather(seen.flatten(1), 1, row * FIELD + column)
     truth = {name: getattr(sources, name) for name in ("x", "y", "flux", "cov", "snr", "target")}
-    truth |= {"askable": askable(sources, beam) & inside, "snr_map": maps}
+    truth |= {"askable": askable(sources, psfs.beam) & inside, "snr_map": maps, "sidelobe": psfs.sidelobe}
     return Batch(blobs_finder_input(maps)[:, None], target[:, None], weight[:, None], truth)
 
 

@@ -41,12 +41,12 @@ def draw_stamps(draw: Draw, size: int, split: str) -> dict[str, Tensor]:
         snr, sigma (size,)
     """
     count = -(-size // PER_PSF)
-    weights, amplitude, beam = draw_psfs(draw, count, split)
-    psf = fast.psf_images(weights)
+    psfs = draw_psfs(draw, count, split)
+    psf = fast.psf_images(psfs.weights)
     cut = slice(GRID // 2 - STAMP, GRID // 2 + STAMP)
     transfer = torch.fft.rfft2(torch.fft.ifftshift(psf[:, cut, cut], dim=(-2, -1)))
     transfer = transfer.real.repeat_interleave(PER_PSF, 0)
-    beam = beam.repeat_interleave(PER_PSF, 0)
+    beam = psfs.beam.repeat_interleave(PER_PSF, 0)
     b, n = len(beam), 1 + NEIGHBOURS
     major, minor, pa = draw_shapes(draw, (b, n))
     cov = covariance(major * PIXELS_PER_BEAM, minor * PIXELS_PER_BEAM, pa)
@@ -66,7 +66,7 @@ def draw_stamps(draw: Draw, size: int, split: str) -> dict[str, Tensor]:
     clean = torch.fft.irfft2(spectrum, s=(SIDE, SIDE))[:, :STAMP, :STAMP]
     middle = slice(GRID // 2 - STAMP // 2, GRID // 2 + STAMP // 2)
     found = {
-        "stamp": clean + _noise_stamps(draw, amplitude),
+        "stamp": clean + _noise_stamps(draw, psfs.amplitude),
         "psf": psf[:, middle, middle].repeat_interleave(PER_PSF, 0),
         "fwhm_maj": major[:, 0],
         "fwhm_min": minor[:, 0],

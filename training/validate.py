@@ -25,7 +25,8 @@ SEED = 20261120
 
 LEVELS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 CLEAR_SNR = 5.0
-QUIET = 100.0
+QUIET = 5.0
+"""[sigma] Highest sidelobe of a quiet map."""
 SNR_EDGES = (3.5, 5.0, 7.0, 10.0, 20.0, 50.0, 200.0, 2000.0)
 STAMP_EDGES = (5.0, 10.0, 20.0, 50.0, 200.0)
 
@@ -61,8 +62,12 @@ def local_maxima(image: NDArray[np.float32], level: float) -> tuple[NDArray, NDA
 
 
 def quiet_maps(batch: Batch) -> Batch:
-    """The maps whose brightest source, inside or outside, is below `QUIET` sigma: no sidelobes to speak of."""
-    rows = batch.truth["flux"].abs().amax(dim=1) < QUIET
+    """The maps in which the sidelobes of the brightest source, inside or outside, stay below `QUIET` sigma.
+
+    In the others a network that sees the map alone cannot tell a faint source from a sidelobe; the pipeline
+    subtracts what is bright and looks again.
+    """
+    rows = batch.truth["flux"].abs().amax(dim=1) * batch.truth["sidelobe"] < QUIET
     truth = {key: value[rows] for key, value in batch.truth.items()}
     return Batch(batch.inputs[rows], batch.target[rows], batch.weight[rows], truth)
 
