@@ -155,18 +155,22 @@ class _Stamp:
         base = gaussian_transform((self.size, self.size), vector[0] - self.x0, vector[1] - self.y0, vector[2:5])
         return fft.irfft2(np.stack([base * factor for factor in self._factors]), s=(self.size, self.size))
 
+    def overlap(self) -> tuple[slice, slice, tuple[slice, slice]]:
+        """Rows and columns of the image under the stamp, and the same pixels on the stamp."""
+        ny, nx = self.shape
+        rows = slice(max(self.y0, 0), max(min(self.y0 + self.size, ny), max(self.y0, 0)))
+        columns = slice(max(self.x0, 0), max(min(self.x0 + self.size, nx), max(self.x0, 0)))
+        part = (
+            slice(rows.start - self.y0, rows.stop - self.y0),
+            slice(columns.start - self.x0, columns.stop - self.x0),
+        )
+        return rows, columns, part
+
     def cut(self, cube: NDArray) -> NDArray[np.float32]:
         """(nchan, size, size) : the cube on the stamp; 0 outside the image and where it is NaN."""
-        ny, nx = self.shape
         out = np.zeros((cube.shape[0], self.size, self.size), dtype=np.float32)
-        rows, columns = (
-            slice(max(self.y0, 0), min(self.y0 + self.size, ny)),
-            slice(max(self.x0, 0), min(self.x0 + self.size, nx)),
-        )
-        if rows.stop > rows.start and columns.stop > columns.start:
-            out[:, rows.start - self.y0 : rows.stop - self.y0, columns.start - self.x0 : columns.stop - self.x0] = (
-                np.nan_to_num(cube[:, rows, columns])
-            )
+        rows, columns, part = self.overlap()
+        out[(slice(None), *part)] = np.nan_to_num(cube[:, rows, columns])
         return out
 
     def through_psf(self, images: NDArray, kernel: NDArray) -> NDArray:
@@ -316,9 +320,25 @@ class _Group:
             vector[0:2] = np.clip(vector[0:2], start[0:2] - 2.5 * beam, start[0:2] + 2.5 * beam)
             vector[6] = np.clip(vector[6], np.log(0.5), np.log(2.0 * self.nchan))
             vector[5] = np.clip(vector[5], -1.0, self.nchan)
+            # Emission only: neighbours of opposite sign would grow against each other without end.
+            vector[7] = max(vector[7], 0.0)
+            if not component.has_line:
+                vector[8] = max(vector[8], 0.0)
             if component.fit_shape:
                 vector[2:5] = _bounded_covariance(vector[2:5], self.beam_variance)
         return out
+
+    def apply(self, residual: NDArray) -> None:
+        """Carry the change of the fit into the residual, on the stamp: the next group sees it."""
+        vectors = [c.vector() for c in self.components]
+        images = np.stack([self.stamp.images(v)[0] for v in vectors])
+        dirty = self.stamp.through_psf(images, self.kernel)
+        old = self.start_dirty.reshape(dirty.shape)
+        new = np.array([self._spectra(c, v)["total"] for c, v in zip(self.components, vectors, strict=True)])
+        rows, columns, part = self.stamp.overlap()
+        whole = (slice(None), *part)
+        change = np.tensordot(new.T, dirty[whole], axes=1) - np.tensordot(self.start_spectra.T, old[whole], axes=1)
+        residual[:, rows, columns] -= change.astype(np.float32)
 
     def finish(self) -> None:
         """Errors and signal to noise of the components, from the Fisher matrix at the solution."""
@@ -433,7 +453,8 @@ class JointFit:
         for sweep in range(sweeps):
             before = [c.vector() for c in components]
             for group in self._groups(components):
-                group.solve(iterations)
+                if group.solve(iterations):
+                    group.apply(self.residual)
             self.update_residual(components)
             if sweep + 1 < sweeps and self._settled(components, before):
                 break

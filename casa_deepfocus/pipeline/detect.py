@@ -44,6 +44,8 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
         line, _ = line_cube(residual, search.sigma)
         lines = LineSearch(line, search.sigma)
         maps += line_maps(lines, threshold=levels["line"], beam_pixels=search.beam)
+    for detection in maps:
+        detection.image[~search.inside] = np.nan
     threshold = search.threshold("probability")
     model = _model_maps(search, maps)
     blobs: list[Blob] = []
@@ -56,13 +58,13 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
             detection, probability, found, map_index=index, beam_pixels=search.beam,
             level=levels[detection.kind], hint=options.hint,
         )  # fmt: skip
-        found.sort(key=lambda blob: -blob.snr)
-        found = without_sidelobes(found, detection, search.imager, search.beam, options.sidelobe_margin)
         if model is not None:
             found = [b for b in found if b.snr >= options.dynamic_range * _near(model[index], b, search.beam)]
         blobs += found
     search.count("blobs", len(blobs))
-    return line, maps, merge_blobs(blobs, maps, 0.5 * search.beam)
+    blobs = merge_blobs(blobs, maps, 0.5 * search.beam)
+    blobs = without_sidelobes(blobs, maps, search.imager, search.beam, options.sidelobe_margin)
+    return line, maps, without_crowding(blobs, maps, 1.5 * search.beam)
 
 
 def line_cube(residual: NDArray, sigma: NDArray) -> tuple[NDArray, Continuum]:
@@ -98,32 +100,73 @@ def _to_image(probability: NDArray, search: Search) -> NDArray:
 
 
 def without_sidelobes(
-    blobs: Sequence[Blob], detection: DetectionMap, imager: Imager, beam: float, margin: float
+    blobs: Sequence[Blob], maps: Sequence[DetectionMap], imager: Imager, beam: float, margin: float
 ) -> list[Blob]:
-    """Blobs that stand above the sidelobes of the brighter ones on the same map.
+    """Blobs that stand above the sidelobes of the brighter ones.
 
     What is dropped here and is real comes back when the brighter sources are subtracted.
 
     Parameters
     ----------
     blobs : sequence of Blob, brightest first
-    detection : DetectionMap they were found on
+    maps : sequence of DetectionMap they were found on
     imager : Imager
     beam : float [pixel]
     margin : float, factor by which a blob must exceed the sidelobes
     """
-    chan = (detection.chan0 + detection.chan1) // 2
     kept: list[Blob] = []
     for blob in blobs:
+        mine = maps[blob.map_index]
+        chan = (mine.chan0 + mine.chan1) // 2
         explained = 0.0
         for other in kept:
             dx, dy = blob.x - other.x, blob.y - other.y
-            if np.hypot(dx, dy) > beam:
+            share = shared_channels(mine, maps[other.map_index])
+            if share > 0 and np.hypot(dx, dy) > beam:
                 nearby = [imager.response(chan, dy + sy, dx + sx) for sy in (-1, 0, 1) for sx in (-1, 0, 1)]
-                explained += other.snr * max(abs(value) for value in nearby)
+                explained += share * other.snr * max(abs(value) for value in nearby)
         if blob.snr > margin * explained:
             kept.append(blob)
     return kept
+
+
+def without_crowding(blobs: Sequence[Blob], maps: Sequence[DetectionMap], distance: float) -> list[Blob]:
+    """Of neighbours that different maps show in overlapping channels, the brightest; the others wait.
+
+    Where one map shows several maxima they are a blend, to be fitted together. Maxima of different
+    maps next to each other are more often one source that moves with the channels: what the
+    brightest does not account for is left in the residual.
+
+    Parameters
+    ----------
+    blobs : sequence of Blob, brightest first
+    maps : sequence of DetectionMap
+    distance : float [pixel]
+    """
+    kept: list[Blob] = []
+    for blob in blobs:
+        mine = maps[blob.map_index]
+        waits = any(
+            other.map_index != blob.map_index
+            and shared_channels(mine, maps[other.map_index]) > 0
+            and np.hypot(blob.x - other.x, blob.y - other.y) < distance
+            for other in kept
+        )
+        if not waits:
+            kept.append(blob)
+    return kept
+
+
+def shared_channels(one: DetectionMap, other: DetectionMap) -> float:
+    """How much of a signal in one window of channels shows in another: 1 for the same, 0 for none.
+
+    The integrated image is compared with itself only: its blobs may be anything.
+    """
+    if one.kind != other.kind:
+        return 0.0
+    common = min(one.chan1, other.chan1) - max(one.chan0, other.chan0) + 1
+    widths = (one.chan1 - one.chan0 + 1) * (other.chan1 - other.chan0 + 1)
+    return max(common, 0) / float(np.sqrt(widths))
 
 
 def merge_blobs(blobs: Sequence[Blob], maps: Sequence[DetectionMap], distance: float) -> list[Blob]:
@@ -133,13 +176,11 @@ def merge_blobs(blobs: Sequence[Blob], maps: Sequence[DetectionMap], distance: f
     """
     kept: list[Blob] = []
     for blob in sorted(blobs, key=lambda item: -item.snr):
-        mine = maps[blob.map_index]
-        repeated = False
-        for other in kept:
-            theirs = maps[other.map_index]
-            overlap = mine.chan0 <= theirs.chan1 and theirs.chan0 <= mine.chan1
-            same = np.hypot(blob.x - other.x, blob.y - other.y) < distance
-            repeated |= same and overlap and mine.kind == theirs.kind
+        repeated = any(
+            np.hypot(blob.x - other.x, blob.y - other.y) < distance
+            and shared_channels(maps[blob.map_index], maps[other.map_index]) > 0
+            for other in kept
+        )
         if not repeated:
             kept.append(blob)
     return kept

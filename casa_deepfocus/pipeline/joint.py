@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.core.spectra import Peak
@@ -114,11 +114,10 @@ def add(search: Search, component: Component) -> None:
     search.components.append(component)
 
 
-def on_data(component: Component, cube: Cube) -> bool:
-    """Whether a component lies on a pixel that holds data."""
+def on_data(component: Component, inside: NDArray[np.bool_]) -> bool:
+    """Whether a component lies on a pixel where sources are looked for."""
     x, y = round(component.x), round(component.y)
-    inside = 0 <= y < cube.shape[0] and 0 <= x < cube.shape[1]
-    return inside and bool(np.isfinite(cube.data[:, y, x]).any())
+    return 0 <= y < inside.shape[0] and 0 <= x < inside.shape[1] and bool(inside[y, x])
 
 
 def prune(search: Search) -> bool:
@@ -128,7 +127,7 @@ def prune(search: Search) -> bool:
     kept: list[Component] = []
     for component in sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont)):
         faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else limit
-        outside = not on_data(component, search.cube)
+        outside = not on_data(component, search.inside)
         if outside or (component.has_line and not component.has_cont and component.fwhm > nchan):
             search.refused.append(component)
             changed = True

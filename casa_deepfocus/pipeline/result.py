@@ -128,8 +128,8 @@ def _reliabilities(search: Search, components: Sequence[Component]) -> NDArray:
     """Reliability of each component: of its line or of its continuum, whichever is the surer."""
     if not components:
         return np.empty(0)
-    residual = search.fit.residual
-    usable = int(np.isfinite(residual).any(axis=0).sum())
+    residual = np.where(search.inside, search.fit.residual, np.float32(np.nan))
+    usable = int(search.inside.sum())
     image_trials = independent_trials(usable, search.beam, 1)
     deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
     best = reliability(np.array([c.snr_cont for c in components]), image_trials, tail_scale(deepest, image_trials))

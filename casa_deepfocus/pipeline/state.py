@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -188,10 +189,14 @@ class Search:
             margin=max(1, round(self.beam / 3)),
         )
 
+    @cached_property
+    def inside(self) -> NDArray[np.bool_]:
+        """(ny, nx) where sources are looked for: there are data, and the primary beam is known."""
+        return np.isfinite(self.cube.data).any(axis=0) & (np.nan_to_num(self.cube.pb).max(axis=0) > 0)
+
     def level(self, kind: str) -> float:
         """SNR on a detection map above which noise is not expected: at least 0.85 minsnr."""
-        usable = int(np.isfinite(self.cube.data).any(axis=0).sum())
-        trials = independent_trials(usable, self.beam, self.cube.nchan if kind == "line" else 1)
+        trials = independent_trials(int(self.inside.sum()), self.beam, self.cube.nchan if kind == "line" else 1)
         return max(0.85 * self.options.minsnr, noise_level(trials, self.options.false_alarms))
 
     def count(self, name: str, number: int) -> None:
