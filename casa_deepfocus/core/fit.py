@@ -170,7 +170,8 @@ class _Stamp:
         """(nchan, size, size) : the cube on the stamp; 0 outside the image and where it is NaN."""
         out = np.zeros((cube.shape[0], self.size, self.size), dtype=np.float32)
         rows, columns, part = self.overlap()
-        out[(slice(None), *part)] = np.nan_to_num(cube[:, rows, columns])
+        whole = (slice(None), *part)
+        out[whole] = np.nan_to_num(cube[:, rows, columns])
         return out
 
     def through_psf(self, images: NDArray, kernel: NDArray) -> NDArray:
