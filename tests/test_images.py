@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH
 
+from casa_deepfocus.core.psf import gaussian_psf
 from casa_deepfocus.errors import DataError, ParameterError
 
 pytest.importorskip("casatools")
@@ -243,14 +244,14 @@ def test_without_a_beam_it_is_fitted_to_the_psf(tiny_images):
 
 def test_the_fitted_beam_is_the_planted_one():
     beams = np.array([[5.0, 3.0, 20.0], [4.0, 4.0, 0.0], [6.0, 2.5, 170.0]])
-    psf = images.gaussian_psf((64, 64), beams, 0.5)
+    psf = gaussian_psf(beams, 0.5, (128, 128))
     for plane, beam in zip(psf, beams, strict=True):
         fitted = images.fit_beam(plane, 0.5)
         np.testing.assert_allclose(fitted[:2], beam[:2], rtol=1e-4)
         if beam[0] > beam[1]:
             assert fitted[2] == pytest.approx(beam[2], abs=0.01)
     with pytest.raises(DataError, match="smaller cell"):
-        images.fit_beam(images.gaussian_psf((64, 64), beams[1:2], 4.0)[0], 4.0)
+        images.fit_beam(gaussian_psf(beams[1:2], 4.0, (128, 128))[0], 4.0)
 
 
 def test_a_psf_with_another_centre_and_peak_is_moved_and_scaled(tiny_images, tiny_fits, tmp_path):

@@ -29,7 +29,8 @@ from casa_deepfocus.casa.grids import (
     unit_scale,
 )
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import covariance_to_shape, gaussian_image, shape_to_covariance
+from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.core.psf import gaussian_psf
 from casa_deepfocus.errors import DataError, ParameterError
 
 DIRTY_ENDINGS = (".image", ".residual", ".dirty")
@@ -127,7 +128,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         )
     if psf_data is None:
         log("no PSF found: the Gaussian beam of the header stands in for it, sidelobes are not removed", "WARN")
-        psf_data = gaussian_psf((ny, nx), beams, cell)
+        psf_data = gaussian_psf(beams, cell, (2 * ny, 2 * nx))
     cube = Cube(
         data=data,
         psf=psf_data,
@@ -143,25 +144,6 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         meta=_meta(template),
     )
     return cube, template
-
-
-def gaussian_psf(shape: tuple[int, int], beams: NDArray[np.float64], cell: float) -> NDArray[np.float32]:
-    """Gaussian PSFs of the given beams, over twice the field.
-
-    Parameters
-    ----------
-    shape : (ny, nx) of the image
-    beams : (nchan, 3) float64 [arcsec, arcsec, deg]
-    cell : float [arcsec]
-
-    Returns
-    -------
-    (1 or nchan, 2 ny, 2 nx) float32, peak 1 at (ny, nx); one plane where all beams are the same
-    """
-    ny, nx = shape
-    distinct = beams[:1] if np.allclose(beams, beams[0], rtol=1e-6) else beams
-    covariances = shape_to_covariance(distinct[:, 0] / cell, distinct[:, 1] / cell, distinct[:, 2])
-    return np.stack([gaussian_image((2 * ny, 2 * nx), nx, ny, c).astype(np.float32) for c in covariances])
 
 
 def fit_beam(psf: NDArray[np.floating], cell: float, level: float = 0.4) -> tuple[float, float, float]:

@@ -111,7 +111,7 @@ def _run(
         with clock.step("morphology"):
             measure_shapes(search, found)
         with clock.step("flux"):
-            measure_fluxes(search, line, found)
+            measure_fluxes(search, found)
         if not found:
             break
         with clock.step("fit"):

@@ -38,7 +38,7 @@ def _resnet_inputs(stamps: Sequence[NDArray], found: Sequence[Focused]) -> NDArr
     return resnet_input(np.stack(stamps), np.stack([item.psf for item in found]), sigma)
 
 
-def measure_fluxes(search: Search, line: NDArray, found: Sequence[Focused]) -> None:
+def measure_fluxes(search: Search, found: Sequence[Focused]) -> None:
     """Flux of every candidate: 3D model, dilated mask, line-emission image (eq. 19), flux ResNet."""
     if not found:
         return
