@@ -193,7 +193,7 @@ def line_maps(search: LineSearch, *, threshold: float, beam_pixels: float, most:
 
 
 def probability_map(
-    detection: DetectionMap, network: Callable[[NDArray], NDArray], beam_pixels: float
+    detection: DetectionMap, network: Callable[[NDArray], NDArray], beam_pixels: float, halo: int = 144
 ) -> NDArray[np.float32]:
     """Blobs Finder's map (3) of one detection map, on the map's working pixels.
 
@@ -202,13 +202,14 @@ def probability_map(
     detection : DetectionMap, (ny, nx)
     network : (1, 1, H, W) -> (1, 1, H, W), Blobs Finder
     beam_pixels : float [pixel], beam FWHM
+    halo : int [working pixel], what the network sees beside a pixel; a multiple of 16
 
     Returns
     -------
     (ceil(ny s), ceil(nx s)) float32 in [0, 1], s = PIXELS_PER_BEAM / beam_pixels
     """
     scale = PIXELS_PER_BEAM / beam_pixels
-    return apply_tiled(network, blobs_finder_input(resample(detection.image, scale)))
+    return apply_tiled(network, blobs_finder_input(resample(detection.image, scale)), halo=halo)
 
 
 def find_blobs(

@@ -58,7 +58,7 @@ def resample_stamp(image: NDArray, x: float, y: float, scale: float, size: int) 
 
 
 def apply_tiled(
-    network: Callable[[NDArray], NDArray], image: NDArray, *, tile: int = 512, halo: int = 96, multiple: int = 16
+    network: Callable[[NDArray], NDArray], image: NDArray, *, tile: int = 512, halo: int = 144, multiple: int = 16
 ) -> NDArray[np.float32]:
     """Run a fully convolutional network over an image of any size.
 

@@ -47,10 +47,11 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
     for detection in maps:
         detection.image[~search.inside] = np.nan
     threshold = search.threshold("probability")
+    halo = int(search.networks.info.get("halo", 144))
     model = _model_maps(search, maps)
     blobs: list[Blob] = []
     for index, detection in enumerate(maps):
-        probability = probability_map(detection, search.networks.blobs_finder, search.beam)
+        probability = probability_map(detection, search.networks.blobs_finder, search.beam, halo)
         np.maximum(search.probability, _to_image(probability, search), out=search.probability)
         found = find_blobs(probability, detection, map_index=index, beam_pixels=search.beam, threshold=threshold)
         found = [b for b in found if b.snr >= levels[detection.kind]]
