@@ -124,3 +124,19 @@ def test_spectrum_of_a_source_ignores_its_neighbours(array):
 def test_groups_are_chains_of_neighbours():
     components = [Component(x, 50.0, np.zeros(3)) for x in (10.0, 60.0, 16.0, 22.0)]
     assert sorted(sorted(group) for group in groups_of(components, 5.0)) == [[0, 2, 3], [1]]
+
+
+def test_a_line_at_the_end_of_the_band_is_not_taken_for_a_slope(array):
+    imager, amplitude, beam = array
+    true = Component(60.0, 64.0, 0.2 * beam, amp=4.0, chan=2.0, fwhm=6.0, cont=3.0, has_cont=True)
+    data = observe(imager, [true], noise_cube(amplitude, np.random.default_rng(8)))
+    scale = 5.0 * 10e6 / 100e9
+    bare = Component(60.2, 63.8, 0.2 * beam, cont=3.0, has_line=False, has_cont=True, has_slope=True, slope_scale=scale)
+    fit = JointFit(data, np.ones(NCHAN), imager, beam)
+    fit.fit([bare])
+    assert abs(bare.slope) < 10 * scale * bare.cont
+    left = fit.source_spectrum(bare) - bare.spectrum(NCHAN)
+    assert left[:5].mean() > 1.5, "the line must be left in the residual"
+    free = Component(60.2, 63.8, 0.2 * beam, cont=3.0, has_line=False, has_cont=True, has_slope=True)
+    fit.fit([free])
+    assert abs(free.slope) > 100 * scale * free.cont, "without the prior the slope takes the line"

@@ -114,7 +114,6 @@ class LineSearch:
         self._reference = reference
         self.blank = ~np.isfinite(line).any(axis=0)
         self.nchan = line.shape[0]
-        self.scale = {width: self._width_scale(width) for width in window_widths(self.nchan)}
 
     def _raw(self, chan0: int, chan1: int) -> NDArray[np.float32]:
         total = self._weights[chan1 + 1] - self._weights[chan0]
@@ -122,23 +121,20 @@ class LineSearch:
             return np.zeros(self._sums.shape[1:], dtype=np.float32)
         return (self._sums[chan1 + 1] - self._sums[chan0]) * np.float32(self._reference / np.sqrt(total))
 
-    def _width_scale(self, width: int) -> float:
-        # Channels of real data are correlated: what a sum of `width` of them really scatters by.
-        starts = range(0, self.nchan - width + 1, max(width, (self.nchan - width) // 12 + 1))
-        rms = [robust_rms(self._raw(start, start + width - 1)) for start in starts]
-        rms = [value for value in rms if np.isfinite(value)]
-        return max(1.0, float(np.median(rms))) if rms else 1.0
-
     def window(self, chan0: int, chan1: int) -> NDArray[np.float32]:
-        """(ny, nx) float32 [sigma] : the sum over channels chan0..chan1, in units of its noise."""
-        width = chan1 - chan0 + 1
-        known = np.array(sorted(self.scale))
-        return self._raw(chan0, chan1) / np.float32(self.scale[int(known[np.argmin(np.abs(known - width))])])
+        """(ny, nx) float32 [sigma] : the sum over channels chan0..chan1, in units of its noise.
+
+        The noise is the larger of what independent channels give and what the sum itself shows:
+        channels of real data are correlated, and so is what a fitted continuum leaves at the band's ends.
+        """
+        raw = self._raw(chan0, chan1)
+        rms = robust_rms(raw)
+        return raw / np.float32(rms) if rms > 1.0 else raw
 
     def windows(self) -> list[tuple[int, int]]:
         """All windows (chan0, chan1): each width, moved by a quarter of itself."""
         found = []
-        for width in self.scale:
+        for width in window_widths(self.nchan):
             last = self.nchan - width
             starts = [*range(0, last, max(1, width // 4)), last]
             found += [(start, start + width - 1) for start in starts]

@@ -30,7 +30,7 @@ NAMES = ("x", "y", "sxx", "syy", "sxy", "chan", "lnw", "amp", "cont", "slope")
 _SPATIAL = {"x": 1, "y": 2, "sxx": 3, "syy": 4, "sxy": 5}
 
 
-@dataclass
+@dataclass(eq=False)
 class Component:
     """One source of the model. Fluxes are apparent: not corrected for the primary beam.
 
@@ -45,7 +45,9 @@ class Component:
     slope : float [Jy per channel]
     has_line, has_cont, has_slope : bool, what is fitted
     fit_shape : bool, whether the covariance is fitted or held
-    prior_covariance : (3,) [pixel^2] and its weight, for shapes that the data do not constrain
+    prior_covariance : (3,) [pixel^2], where a shape that the data do not constrain is held to a beam variance
+    slope_scale : float [per channel], standard deviation of slope / continuum that is expected: a continuum
+        has a spectral index of a few at most, and a steeper one would be a line at the end of the band
     errors : dict, standard error of each fitted parameter (names of NAMES)
     matrix : (10, 10) float64, error covariance of all parameters; 0 for what is held
     snr_line, snr_cont : float, matched-filter signal to noise of the two parts
@@ -69,6 +71,7 @@ class Component:
     has_slope: bool = False
     fit_shape: bool = True
     prior_covariance: NDArray[np.float64] | None = None
+    slope_scale: float = np.inf
     errors: dict[str, float] = field(default_factory=dict)
     matrix: NDArray[np.float64] | None = None
     snr_line: float = 0.0
@@ -235,7 +238,16 @@ class _Group:
             if component.prior_covariance is not None and component.fit_shape:
                 pull = (vector[2:5] - component.prior_covariance) / self.beam_variance
                 total -= 0.5 * float((pull**2).sum())
+            if component.has_slope:
+                total -= 0.5 * float(vector[9] ** 2) * self._slope_weight(component)
         return total
+
+    def _slope_weight(self, component: Component) -> float:
+        """1 / variance expected of a component's slope; from its continuum as it was at the start."""
+        start = self.start[self.components.index(component)]
+        noise = 1.0 / np.sqrt(self.weights.sum())
+        spread = component.slope_scale * max(abs(float(start[8])), noise)
+        return 0.0 if np.isinf(spread) else 1.0 / spread**2
 
     def normal_equations(self, vectors: Sequence[NDArray]) -> tuple[NDArray, NDArray, list[tuple[int, str]]]:
         """Gradient and Fisher matrix of ln L by the free parameters, and their (component, name)."""
@@ -271,6 +283,10 @@ class _Group:
                 place = ("sxx", "syy", "sxy").index(name)
                 gradient[row] += (prior[place] - vectors[number][2 + place]) / self.beam_variance**2
                 fisher[row, row] += 1.0 / self.beam_variance**2
+            if name == "slope":
+                weight = self._slope_weight(self.components[number])
+                gradient[row] -= vectors[number][9] * weight
+                fisher[row, row] += weight
         return gradient, fisher, names
 
     def solve(self, iterations: int) -> bool:
@@ -346,7 +362,8 @@ class _Group:
         vectors = [c.vector() for c in self.components]
         gradient, fisher, names = self.normal_equations(vectors)
         _, fisher_prior, _ = self._with_prior(gradient, fisher, names, vectors)
-        covariance = np.linalg.pinv(fisher_prior, hermitian=True)
+        scale = 1.0 / np.sqrt(np.maximum(np.diag(fisher_prior), np.finfo(float).tiny))
+        covariance = np.linalg.pinv(fisher_prior * np.outer(scale, scale), hermitian=True) * np.outer(scale, scale)
         for number, component in enumerate(self.components):
             rows = [row for row, (owner, _) in enumerate(names) if owner == number]
             mine = [names[row][1] for row in rows]

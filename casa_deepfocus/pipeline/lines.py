@@ -91,7 +91,8 @@ def start_component(search: Search, line: NDArray, pair: tuple[Candidate | None,
         x, y, middle = item.blob.x, item.blob.y, nchan // 2
     component = Component(
         x, y, 0.25 * search.cube.beam_covariance(), has_line=candidate is not None, has_cont=continuum,
-        has_slope=continuum and nchan >= 16, clean=item.clean, probability=item.blob.probability,
+        has_slope=continuum and nchan >= 16, slope_scale=search.slope_scale(),
+        clean=item.clean, probability=item.blob.probability,
     )  # fmt: skip
     if candidate is not None:
         component.chan, component.fwhm = candidate.chan, max(candidate.fwhm, 1.0)

@@ -26,6 +26,9 @@ MODES = ("line", "continuum", "both")
 MIN_LINE_CHANNELS = 4
 """With fewer channels there is no spectrum to look for lines in."""
 
+MAX_INDEX = 5.0
+"""Spectral index that a continuum is expected to stay below; the primary beam's own slope is in it."""
+
 Log = Callable[[str], None]
 
 
@@ -193,6 +196,11 @@ class Search:
     def inside(self) -> NDArray[np.bool_]:
         """(ny, nx) where sources are looked for: there are data, and the primary beam is known."""
         return np.isfinite(self.cube.data).any(axis=0) & (np.nan_to_num(self.cube.pb).max(axis=0) > 0)
+
+    def slope_scale(self) -> float:
+        """Slope over continuum [per channel] of a spectral index of MAX_INDEX."""
+        freq = float(np.median(self.cube.freq))
+        return MAX_INDEX * abs(self.cube.chan_width) / freq if freq > 0 and self.cube.chan_width else np.inf
 
     def level(self, kind: str) -> float:
         """SNR on a detection map above which noise is not expected: at least 0.85 minsnr."""
