@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from casa_deepfocus.core.continuum import fit_continuum, fit_order, line_free_channels, subtract_continuum
+from casa_deepfocus.core.detection import LineSearch, integrated_map
 from casa_deepfocus.core.geometry import gaussian_image
 from casa_deepfocus.core.noise import channel_noise, inverse_variance, robust_rms
 from casa_deepfocus.errors import DataError
@@ -74,3 +75,18 @@ def test_order_needs_channels_on_both_sides():
     assert fit_order(np.ones(40, bool)) == 1
     assert fit_order(np.arange(40) < 20) == 0
     assert fit_order(np.arange(6) < 6) == 0
+
+
+def test_a_mostly_blank_field_is_no_different(rng):
+    data, _ = field(rng, cont=30.0)
+    data[:, :18] = data[:, 48:] = np.nan
+    data[:, :, :14] = data[:, :, 50:] = np.nan
+    sigma = channel_noise(data)
+    np.testing.assert_allclose(sigma, 1.0, atol=0.15)
+    assert fit_continuum(data, sigma, line_free_channels(data, sigma)).significant
+    empty, _ = field(rng)
+    empty[np.isnan(data)] = np.nan
+    assert not fit_continuum(empty, sigma, line_free_channels(empty, sigma)).significant
+    search = LineSearch(empty, sigma)
+    assert search.window(3, 9)[~search.blank].std() == pytest.approx(1.0, abs=0.1)
+    assert np.nanstd(integrated_map(empty, sigma).image) == pytest.approx(1.0, abs=0.1)

@@ -136,7 +136,7 @@ def fit_continuum(
         return Continuum(zero, zero, channels, float("nan"), False)
     level, slope = _linear_fit(np.nan_to_num(data), weights, fit_order(channels))
     mean, _ = _linear_fit(np.nan_to_num(data), weights, 0)
-    noise = max(robust_rms(mean), float(1.0 / np.sqrt(weights.sum())))
+    noise = float(np.fmax(robust_rms(mean[np.isfinite(data).any(axis=0)]), 1.0 / np.sqrt(weights.sum())))
     # The threshold belongs to a map of some thousand beams: 4 sigma is the highest noise peak expected.
     return Continuum(level, slope, channels, noise, bool(np.nanmax(np.abs(mean)) > (threshold + 0.5) * noise))
 

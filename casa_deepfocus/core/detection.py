@@ -76,10 +76,10 @@ def integrated_map(data: NDArray[np.float32], sigma: NDArray, channels: NDArray 
         weights = np.where(channels, weights, 0.0)
     scale = 1.0 / np.sqrt(weights.sum())
     image = np.tensordot((weights * scale).astype(np.float32), np.nan_to_num(data), axes=1)
+    image[~np.isfinite(data).any(axis=0)] = np.nan
     rms = robust_rms(image)
     if rms > 1.0:
         image /= np.float32(rms)
-    image[~np.isfinite(data).any(axis=0)] = np.nan
     used = np.flatnonzero(weights)
     return DetectionMap(image, int(used[0]), int(used[-1]), "integrated")
 
@@ -128,7 +128,7 @@ class LineSearch:
         channels of real data are correlated, and so is what a fitted continuum leaves at the band's ends.
         """
         raw = self._raw(chan0, chan1)
-        rms = robust_rms(raw)
+        rms = robust_rms(raw[~self.blank])
         return raw / np.float32(rms) if rms > 1.0 else raw
 
     def windows(self) -> list[tuple[int, int]]:

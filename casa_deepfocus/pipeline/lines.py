@@ -112,7 +112,9 @@ def _mean_image(search: Search) -> tuple[NDArray, float]:
     """Noise-weighted mean of the residual over channels [Jy/beam], and its rms."""
     weights = inverse_variance(search.sigma)
     image = np.tensordot((weights / weights.sum()).astype(np.float32), np.nan_to_num(search.fit.residual), axes=1)
-    return image, max(robust_rms(image), float(1.0 / np.sqrt(weights.sum())))
+    rms = robust_rms(image[search.inside])
+    least = float(1.0 / np.sqrt(weights.sum()))
+    return image, max(rms, least) if np.isfinite(rms) else least
 
 
 def is_new(search: Search, component: Component) -> bool:
