@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-SOURCES := setup.py $(shell find casa_deepfocus etc -type f -not -name '*.pyc')
+SOURCES := setup.py $(shell find casa_deepfocus -type f -not -name '*.pyc')
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
 # For programs that start CASA without the task; a site's own configuration stays in force.

@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup(data_files=[("etc/ipython/startup", ["etc/ipython/startup/50-casa-deepfocus.py"])])
+setup(data_files=[("etc/ipython/startup", ["casa_deepfocus/50-casa-deepfocus.py"])])

@@ -80,18 +80,16 @@ def sky_spectrum(x: Any, y: Any, flux: Any, covariance: Any, *, band: int = GRID
     band = min(band, GRID // 2 - 1)
     fx, fy = _frequencies(xp, x, 0, band + 1), _frequencies(xp, x, -band, band + 1)
     scale = 2.0 * np.pi / GRID
-    # (b, n, ky) and (b, n, kx): the phases separate, so the sum over the sources is a matrix product,
-    # except for the cross term of tilted Gaussians.
-    phase_x = (-1j * scale) * (fx * x[..., None])
-    phase_y = (-1j * scale) * (fy * y[..., None])
-    quad = -0.5 * scale * scale
-    column = xp.exp(phase_x + quad * covariance[..., 0, None] * (fx * fx))
-    row = xp.exp(phase_y + quad * covariance[..., 1, None] * (fy * fy)) * flux[..., None]
-    cross = 2.0 * quad * covariance[..., 2]
+    # The phases (b, n, ky) and (b, n, kx) separate; the Gaussian does not when it is tilted.
+    row = xp.exp((-1j * scale) * (fy * y[..., None])) * flux[..., None]
+    column = xp.exp((-1j * scale) * (fx * x[..., None]))
+    # The three terms of the Gaussian stay in one exponent: apart, those of a large tilted source overflow.
+    quad = -0.5 * scale * scale * covariance
+    squares = (fx[None, :] ** 2, fy[:, None] ** 2, 2.0 * fy[:, None] * fx[None, :])
     total = 0
     for index in range(x.shape[-1]):
-        term = row[:, index, :, None] * column[:, index, None, :]
-        total = total + term * xp.exp(cross[:, index, None, None] * (fy[:, None] * fx[None, :]))
+        exponent = sum(quad[:, index, term, None, None] * squares[term] for term in range(3))
+        total = total + row[:, index, :, None] * column[:, index, None, :] * xp.exp(exponent)
     shape = (x.shape[0], GRID, GRID // 2 + 1)
     if xp is np:
         out = np.zeros(shape, np.complex64)

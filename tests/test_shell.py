@@ -238,7 +238,7 @@ def fresh_home(tmp_path: Path, repository: Path) -> Path:
     startup.mkdir(parents=True)
     name = "50-casa-deepfocus.py"
     if not (Path(sys.prefix) / "etc" / "ipython" / "startup" / name).exists():
-        shutil.copy(repository / "etc" / "ipython" / "startup" / name, startup)
+        shutil.copy(repository / "casa_deepfocus" / name, startup)
     return home
 
 
@@ -298,4 +298,4 @@ def test_installed_startup_file_is_this_one(repository: Path) -> None:
     installed = Path(sys.prefix) / "etc" / "ipython" / "startup" / "50-casa-deepfocus.py"
     if not installed.exists():
         pytest.skip("casa-deepfocus is not installed with pip in this environment")
-    assert installed.read_text() == (repository / "etc/ipython/startup/50-casa-deepfocus.py").read_text()
+    assert installed.read_text() == (repository / "casa_deepfocus/50-casa-deepfocus.py").read_text()
