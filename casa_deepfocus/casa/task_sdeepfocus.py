@@ -67,10 +67,14 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
             written = _write(staged, request, result, cube, template, imagename, _history(parameters))
     timings |= {f"find: {name}": seconds for name, seconds in result.timings.items()}
     timings["total"] = time.perf_counter() - started
-    for line in products.summary(result.catalogue):
+    lines = products.summary(result.catalogue)
+    lines.append(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
+    lines.append(f"report: {written['html']}")
+    for line in lines:
         log(line)
-    log(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
-    log(f"report: {written['html']}")
+    if sys.stdout.isatty():
+        # Without CASA's logger window nobody would see the log.
+        sys.stdout.write("\n".join(lines) + "\n")
     return {
         "outfile": request.outfile,
         "counts": dict(result.counts) | {"sources": len(result.catalogue)},
