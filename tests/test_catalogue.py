@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.wcs import WCS
+from scipy import ndimage
+from skimage.feature import peak_local_max
 
 from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.complexes import chains, join
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.fit import NAMES, Component
-from casa_deepfocus.core.geometry import GAUSSIAN_LINE, shape_to_covariance
-from casa_deepfocus.core.reliability import independent_trials, noise_level, reliability, tail_scale
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, shape_to_covariance
+from casa_deepfocus.core.reliability import NoisePeaks
 
 NCHAN = 30
 
@@ -117,10 +119,25 @@ def test_joined_source_keeps_the_flux_and_the_middle():
     assert whole.fwhm == pytest.approx(19, abs=2)
 
 
-def test_noise_level_and_reliability():
-    assert noise_level(1000, 1.0) == pytest.approx(3.09, abs=0.01)
-    assert independent_trials(10000, 5.0, 64) > independent_trials(10000, 5.0, 1) > 1000
-    assert tail_scale(3.0, 1e5) == 1.0 and tail_scale(12.0, 1e5) > 2
-    good = reliability(np.array([20.0, 4.0]), 1e5, 1.0)
+def test_law_of_the_noise_peaks():
+    """Peaks of smooth images above 3 sigma, counted."""
+    rng = np.random.default_rng(11)
+    count = 0
+    for _ in range(30):
+        image = ndimage.gaussian_filter(rng.standard_normal((200, 200)), 5.0 / FWHM_PER_SIGMA / np.sqrt(2), mode="wrap")
+        image /= image.std()
+        count += len(peak_local_max(image, min_distance=2, threshold_abs=3.0, exclude_border=False))
+    # White noise smoothed by a beam of FWHM 5/sqrt(2) is correlated like a dirty image of FWHM 5.
+    assert count == pytest.approx(30 * float(NoisePeaks.of_image(200 * 200, 5.0).expected(3.0)), rel=0.15)
+
+
+def test_peaks_of_noise_and_reliability():
+    cube, image = NoisePeaks.of_cube(100000, 8.0, 128), NoisePeaks.of_image(100000, 8.0)
+    for peaks in (cube, image, NoisePeaks.of_spectrum(128)):
+        assert peaks.expected(peaks.level(0.02)) == pytest.approx(0.02)
+    assert 5.8 < cube.level(0.02) < 6.4 and 4.7 < image.level(0.02) < 5.3
+    assert cube.tail_scale(3.0) == 1.0 and cube.tail_scale(12.0) > 2
+    assert NoisePeaks(1e-9, 2).level(1.0) == 2.0
+    good = cube.reliability([20.0, 4.0])
     assert good[0] > 0.999 and good[1] < 0.5
-    assert reliability(np.array([]), 1e5, 1.0).size == 0
+    assert cube.reliability([]).size == 0

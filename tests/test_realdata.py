@@ -54,21 +54,18 @@ def test_the_calibration_is_right(galaxy):
 
 
 def test_ngc5921_is_found(galaxy):
-    """One galaxy is in the field: a rotating disc that fills the channels, and several beams in each."""
+    """One galaxy is in the field, a rotating disc that fills the channels: one source is found."""
     _, back, folder = galaxy
     table = Table.read(folder / "ngc5921.cat.ecsv")
     assert back["counts"]["sources"] == len(table) >= 1
-    parts = table[table["group"] == table["group"][int(np.argmax(table["snr"]))]]
-    assert parts["snr"].max() > 10 and np.isfinite(parts["line_flux"]).all()
-    weights = np.asarray(parts["line_flux"])
-    centre = SkyCoord(
-        np.average(parts["ra"], weights=weights), np.average(parts["dec"], weights=weights), unit="deg", frame="fk5"
-    )  # fmt: skip
-    assert centre.separation(GALAXY).arcsec < BEAM
-    assert sky(parts).separation(GALAXY).arcsec.max() < 5 * BEAM
-    assert ((parts["freq"] > 1.4127e9) & (parts["freq"] < 1.4140e9)).all()
-    # What else is found is false; the field's edge gives one at most.
-    assert len(table) - len(parts) <= 1
+    assert len(table) == 1, "whatever else is found is false, or a part of the galaxy"
+    (row,) = table
+    assert sky(table).separation(GALAXY).arcsec[0] < BEAM
+    assert "complex" in row["flags"] and row["snr"] > 10
+    assert 1.4127e9 < row["freq"] < 1.4140e9
+    # W50 of the galaxy is near 180 km/s, its flux in these data some 30 Jy km/s.
+    assert 120 < row["line_fwhm"] < 240
+    assert 20 < row["line_flux"] < 50
 
 
 @pytest.fixture
@@ -90,7 +87,6 @@ def test_the_quasar_host_is_found_at_the_dirty_peak(pisco, networks, tmp_path):
     assert (x, y) == (130, 121)
     peak = SkyCoord(*cube.wcs.wcs_pix2world([[x, y]], 0)[0], unit="deg", frame="icrs")
     assert back["counts"]["sources"] == len(table) >= 1
-    # The host is resolved and has two peaks 0.2 arcsec apart, 1.5 sigma above the saddle: the centre of
-    # the one Gaussian that the data allow lies between them, 0.116 arcsec from the brighter one.
-    assert sky(table).separation(peak).arcsec.min() < 0.5 * cube.beam_pixels() * cube.cell
+    assert sky(table).separation(peak).arcsec.min() < 0.1
+    # The host is resolved: what is left of it beside one Gaussian may count as a second source.
     assert len(table) <= 2

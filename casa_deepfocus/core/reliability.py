@@ -1,72 +1,80 @@
-"""How likely a detection is not noise, from the negative peaks of the same cube.
+"""How many peaks noise makes, and so how likely a detection is not noise.
 
-Noise and sidelobe residuals are as often negative as positive, sources are not. The negative
-peaks of the residual therefore say how many false positive peaks to expect above any level.
+The number of peaks of a smooth random field above a high level u is that of independent values
+times a power of u (Adler 1981, The Geometry of Random Fields): the square for an image or for a
+spectrum searched at all widths, the cube for a cube searched at all widths. The factors were
+measured on empty simulated fields (docs/decisions.md). Where the noise of a cube is not normal,
+its negative peaks say so: noise and sidelobe residuals are as often negative as positive,
+sources are not.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
 
 
-def independent_trials(npixel: int, beam_pixels: float, nchan: int) -> float:
-    """Number of normal values with as many peaks above a high level as the search of a cube.
+@dataclass(frozen=True)
+class NoisePeaks:
+    """Peaks of noise above a level: number * level^power * Q(level), Q the normal distribution's tail.
 
-    Parameters
+    Attributes
     ----------
-    npixel : int, unmasked pixels of a channel
-    beam_pixels : float [pixel], beam FWHM
-    nchan : int, channels searched for lines; 1 for an image
+    number : float
+    power : int
     """
-    beams = npixel / (1.1331 * beam_pixels**2)
-    return max(beams * (nchan * PEAKS_OF_SEARCH if nchan > 1 else PEAKS_OF_IMAGE), 1.0)
 
+    number: float
+    power: int
 
-PEAKS_OF_IMAGE = 8.0
-PEAKS_OF_SEARCH = 60.0
-"""Peaks above a level in pure noise, over the normal tail times the number of beams (and channels).
+    @classmethod
+    def of_image(cls, npixel: int, beam_pixels: float) -> NoisePeaks:
+        """Peaks of an image of `npixel` pixels, beam FWHM `beam_pixels` [pixel]."""
+        return cls(max(npixel / (1.1331 * beam_pixels**2), 1.0), 2)
 
-A smooth random field has more peaks above a high level than independent values would; the line
-search also takes the best of many windows. Measured on empty fields (docs/decisions.md)."""
+    @classmethod
+    def of_spectrum(cls, nchan: int) -> NoisePeaks:
+        """Peaks of one spectrum of `nchan` channels, over all windows."""
+        return cls(0.6 * nchan, 2)
 
+    @classmethod
+    def of_cube(cls, npixel: int, beam_pixels: float, nchan: int) -> NoisePeaks:
+        """Peaks of a cube of `nchan` channels, over all windows."""
+        return cls(0.7 * cls.of_image(npixel, beam_pixels).number * nchan, 3)
 
-def noise_level(trials: float, false_alarms: float) -> float:
-    """Level [sigma] above which `false_alarms` peaks are expected in `trials` normal values."""
-    return float(stats.norm.isf(min(0.5, false_alarms / max(trials, 1.0))))
+    def expected(self, level: ArrayLike) -> NDArray[np.float64]:
+        """Number of peaks above a level [sigma]; above 2 sigma it is meant to be right."""
+        level = np.maximum(np.asarray(level, dtype=float), 2.0)
+        return self.number * level**self.power * stats.norm.sf(level)
 
+    def level(self, number: float) -> float:
+        """Level [sigma] above which `number` peaks are expected; between 2 and 30."""
+        if self.expected(2.0) <= number:
+            return 2.0
+        return float(optimize.brentq(lambda u: np.log(self.expected(u) / number), 2.0, 30.0))
 
-def tail_scale(negative_peak: float, trials: float) -> float:
-    """How much wider than a normal distribution the noise's tail is, from the deepest negative peak.
+    def tail_scale(self, negative_peak: float) -> float:
+        """How much wider than a normal distribution the noise's tail is: depth of the deepest negative peak
+        [sigma, positive] over the depth that is expected; at least 1."""
+        return max(1.0, negative_peak / self.level(0.5)) if np.isfinite(negative_peak) else 1.0
 
-    Parameters
-    ----------
-    negative_peak : float [sigma], depth of the deepest negative peak, positive
-    trials : float, independent values
+    def reliability(self, snr: ArrayLike, scale: float = 1.0) -> NDArray[np.float64]:
+        """Share of real sources among the detections at least as bright as each one.
 
-    Returns
-    -------
-    float, at least 1: depth over the depth expected of normal noise
-    """
-    expected = noise_level(trials, 0.5)
-    return max(1.0, negative_peak / expected) if np.isfinite(negative_peak) else 1.0
+        Parameters
+        ----------
+        snr : (n,) [sigma], of all detections
+        scale : float, `tail_scale`
 
-
-def reliability(snr: NDArray, trials: float, scale: float) -> NDArray[np.float64]:
-    """Share of real sources among the detections at least as bright as each one.
-
-    Parameters
-    ----------
-    snr : (n,) [sigma], of all detections
-    trials : float, independent values searched
-    scale : float, `tail_scale`
-
-    Returns
-    -------
-    (n,) float64 in [0, 1] : n_found / (n_found + n_false), both counted at or above the snr
-    """
-    snr = np.asarray(snr, dtype=float)
-    found = np.array([(snr >= value).sum() for value in snr], dtype=float)
-    false = trials * stats.norm.sf(snr / scale)
-    return found / (found + false) if snr.size else np.empty(0)
+        Returns
+        -------
+        (n,) float64 in [0, 1] : n_found / (n_found + n_false), both counted at or above the snr
+        """
+        snr = np.asarray(snr, dtype=float)
+        if snr.size == 0:
+            return np.empty(0)
+        found = (snr[None, :] >= snr[:, None]).sum(axis=1)
+        return found / (found + self.expected(snr / scale))

@@ -123,10 +123,12 @@ def on_data(component: Component, inside: NDArray[np.bool_]) -> bool:
 def prune(search: Search) -> bool:
     """Drop what is below minsnr, off the data, wider than the band, or a copy of another. True if any was."""
     limit, beam, nchan = search.options.minsnr, search.beam, search.cube.nchan
+    # A line that the search found without knowing where must also stand above the noise of the search.
+    unknown = max(limit, search.level("line") - 0.5)
     changed = False
     kept: list[Component] = []
     for component in sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont)):
-        faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else limit
+        faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else unknown
         outside = not on_data(component, search.inside)
         if outside or (component.has_line and not component.has_cont and component.fwhm > nchan):
             search.refused.append(component)

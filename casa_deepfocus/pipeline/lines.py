@@ -14,7 +14,7 @@ from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.focusing import focus
 from casa_deepfocus.core.noise import inverse_variance, robust_rms
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, STAMP, deep_gru_input
-from casa_deepfocus.core.reliability import noise_level
+from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.spectra import Peak, extract_spectrum, find_peaks, standardise_spectrum
 from casa_deepfocus.core.tiling import resample_stamp
 from casa_deepfocus.pipeline.state import BlobSpectrum, Focused, Search
@@ -138,8 +138,8 @@ def lines_of_known_sources(search: Search) -> list[tuple[Component, Peak]]:
     if not bare or not search.lines:
         return []
     nchan = search.cube.nchan
-    # One spectrum has about ten peaks for every channel above a high level, windows of all widths counted.
-    level = max(search.options.known_line_snr, noise_level(10.0 * nchan, search.options.false_alarms))
+    noise = NoisePeaks.of_spectrum(nchan).level(search.options.false_alarms)
+    level = max(search.options.known_line_snr, noise)
     spectra = [search.fit.source_spectrum(c) - c.spectrum(nchan) for c in bare]
     standard = np.array([standardise_spectrum(spectrum)[0] for spectrum in spectra], dtype=np.float32)
     cleaned = search.networks.deep_gru(deep_gru_input(standard))

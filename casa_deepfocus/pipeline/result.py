@@ -15,7 +15,6 @@ from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.focusing import crop_origin, focus, refine_position
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
-from casa_deepfocus.core.reliability import independent_trials, reliability, tail_scale
 from casa_deepfocus.pipeline.detect import line_cube
 from casa_deepfocus.pipeline.state import Clock, Result, Search, SourceDetail
 
@@ -129,15 +128,14 @@ def _reliabilities(search: Search, components: Sequence[Component]) -> NDArray:
     if not components:
         return np.empty(0)
     residual = np.where(search.inside, search.fit.residual, np.float32(np.nan))
-    usable = int(search.inside.sum())
-    image_trials = independent_trials(usable, search.beam, 1)
+    peaks = search.noise_peaks("integrated")
     deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
-    best = reliability(np.array([c.snr_cont for c in components]), image_trials, tail_scale(deepest, image_trials))
+    best = peaks.reliability([c.snr_cont for c in components], peaks.tail_scale(deepest))
     if search.lines:
-        trials = independent_trials(usable, search.beam, search.cube.nchan)
+        peaks = search.noise_peaks("line")
         deepest = float(LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()[0].max())
-        snr = np.array([c.snr_line if c.has_line else 0.0 for c in components])
-        best = np.maximum(best, reliability(snr, trials, tail_scale(deepest, trials)))
+        snr = [c.snr_line if c.has_line else 0.0 for c in components]
+        best = np.maximum(best, peaks.reliability(snr, peaks.tail_scale(deepest)))
     return best
 
 

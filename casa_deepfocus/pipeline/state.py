@@ -18,7 +18,7 @@ from casa_deepfocus.core.deblending import Candidate, GraphThresholds
 from casa_deepfocus.core.detection import Blob, DetectionMap
 from casa_deepfocus.core.fit import Component, JointFit
 from casa_deepfocus.core.psf import Imager
-from casa_deepfocus.core.reliability import independent_trials, noise_level
+from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.spectra import Peak
 from casa_deepfocus.errors import ParameterError
 
@@ -204,8 +204,14 @@ class Search:
 
     def level(self, kind: str) -> float:
         """SNR on a detection map above which noise is not expected: at least 0.85 minsnr."""
-        trials = independent_trials(int(self.inside.sum()), self.beam, self.cube.nchan if kind == "line" else 1)
-        return max(0.85 * self.options.minsnr, noise_level(trials, self.options.false_alarms))
+        return max(0.85 * self.options.minsnr, self.noise_peaks(kind).level(self.options.false_alarms))
+
+    def noise_peaks(self, kind: str) -> NoisePeaks:
+        """Peaks that noise makes on the integrated image, or in the search for lines ('line')."""
+        usable = int(self.inside.sum())
+        if kind == "line":
+            return NoisePeaks.of_cube(usable, self.beam, self.cube.nchan)
+        return NoisePeaks.of_image(usable, self.beam)
 
     def count(self, name: str, number: int) -> None:
         self.counts[name] = self.counts.get(name, 0) + number
