@@ -47,8 +47,8 @@ class NoisePeaks:
 
     def expected(self, level: ArrayLike) -> NDArray[np.float64]:
         """Number of peaks above a level [sigma]; above 2 sigma it is meant to be right."""
-        level = np.maximum(np.asarray(level, dtype=float), 2.0)
-        return self.number * level**self.power * stats.norm.sf(level)
+        high = np.maximum(np.asarray(level, dtype=float), 2.0)
+        return self.number * high**self.power * stats.norm.sf(high)
 
     def level(self, number: float) -> float:
         """Level [sigma] above which `number` peaks are expected; between 2 and 30."""

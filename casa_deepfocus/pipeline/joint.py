@@ -13,6 +13,10 @@ from casa_deepfocus.core.spectra import Peak
 from casa_deepfocus.pipeline.lines import same_source
 from casa_deepfocus.pipeline.state import Search
 
+JOIN_DISTANCE = 0.6
+"""Largest distance [beam] of a line and a continuum that are one source: of two that are as faint as
+anything that is found, the positions differ by no more."""
+
 
 def refine(search: Search, new: Sequence[Component]) -> int:
     """Fit the new components together with the old; drop what is not significant. Number of changes that stay."""
@@ -64,7 +68,7 @@ def join_parts(search: Search) -> bool:
             if not other.has_line:
                 continue
             error = np.hypot(*(np.hypot(c.errors.get("x", 0.0), c.errors.get("y", 0.0)) for c in (part, other)))
-            if np.hypot(part.x - other.x, part.y - other.y) > min(max(limit, 3.0 * error), 0.6 * beam):
+            if np.hypot(part.x - other.x, part.y - other.y) > min(max(limit, 3.0 * error), JOIN_DISTANCE * beam):
                 continue
             if not other.has_cont:
                 other.has_cont, other.has_slope, other.cont = True, search.cube.nchan >= 16, 0.0
@@ -90,27 +94,26 @@ def refine_lines(search: Search, lines: Sequence[tuple[Component, Peak]]) -> int
 
 
 def add(search: Search, component: Component) -> None:
-    """Add a component, or give its line to the continuum source that stands there already."""
-    beam, options = search.beam, search.options
+    """Add a component, or let a source that stands there already have its line or its continuum."""
+    options = search.options
     for other in search.components:
-        if np.hypot(component.x - other.x, component.y - other.y) > options.same_position * beam:
+        distance = np.hypot(component.x - other.x, component.y - other.y) / search.beam
+        if not component.has_line and other.has_cont and not other.errors and distance <= JOIN_DISTANCE:
+            # A line that came in this round brings a continuum of its own: the residual will tell if it does not do.
+            return
+        if distance > options.same_position:
             continue
         if component.has_line and not other.has_line:
             other.has_line, other.amp, other.chan, other.fwhm = True, component.amp, component.chan, component.fwhm
             other.clean = component.clean
             return
-        if not component.has_line:
-            if not other.has_cont and options.mode != "line":
-                other.has_cont, other.cont = True, component.cont
-                other.has_slope = search.cube.nchan >= 16
-                return
-            if other.snr_cont <= 0 or other not in search.components:
-                return
-            component.flags.add("component")
-            continue
-        if same_source(component, other, np.inf):
-            component.flags.add("component")
-        component.has_cont = component.has_slope = False
+        if not component.has_line and not other.has_cont and options.mode != "line":
+            other.has_cont, other.cont = True, component.cont
+            other.has_slope, other.slope_scale = component.has_slope, component.slope_scale
+            return
+        if component.has_line:
+            # One continuum a position: the other has it.
+            component.has_cont = component.has_slope = False
     search.components.append(component)
 
 
