@@ -140,3 +140,13 @@ def test_a_line_at_the_end_of_the_band_is_not_taken_for_a_slope(array):
     free = Component(60.2, 63.8, 0.2 * beam, cont=3.0, has_line=False, has_cont=True, has_slope=True)
     fit.fit([free])
     assert abs(free.slope) > 50 * scale * free.cont, "without the prior the slope takes the line"
+
+
+def test_a_line_without_flux_has_no_place(array):
+    imager, _, beam = array
+    flat = Component(60.0, 64.0, 0.2 * beam, amp=0.0, chan=10.0, fwhm=4.0, cont=5.0, has_cont=True)
+    fit = JointFit(observe(imager, [flat], np.zeros((NCHAN, NPIX, NPIX), np.float32)), np.ones(NCHAN), imager, beam)
+    fit.update_residual([flat])
+    fit.measure([flat])
+    assert flat.snr_line == 0.0 and flat.snr_cont > 5
+    assert np.isfinite(flat.errors["cont"]) and not flat.errors["chan"] < 1e3

@@ -362,7 +362,8 @@ class _Group:
         vectors = [c.vector() for c in self.components]
         gradient, fisher, names = self.normal_equations(vectors)
         _, fisher_prior, _ = self._with_prior(gradient, fisher, names, vectors)
-        scale = 1.0 / np.sqrt(np.maximum(np.diag(fisher_prior), np.finfo(float).tiny))
+        # What the data do not constrain at all (the place of a line of no flux) gets a huge error, not an overflow.
+        scale = 1.0 / np.sqrt(np.maximum(np.diag(fisher_prior), 1e-200))
         covariance = np.linalg.pinv(fisher_prior * np.outer(scale, scale), hermitian=True) * np.outer(scale, scale)
         for number, component in enumerate(self.components):
             rows = [row for row, (owner, _) in enumerate(names) if owner == number]
