@@ -83,6 +83,9 @@ def test_contract_of_the_result(cube, result):
     assert np.median(result.noise) == pytest.approx(NOISE, rel=0.05)
     assert len(result.details) == len(result.catalogue) == result.counts["sources"]
     assert result.catalogue["reliability"].min() > 0.9
+    meta = result.catalogue.meta
+    assert meta["noise"] == pytest.approx(NOISE, rel=0.05) and meta["models"] == "filters"
+    assert meta["psf"] == "measured" and meta["software"].startswith("casa_deepfocus")
     for row, detail in zip(result.catalogue, result.details, strict=True):
         assert detail.name == row["name"]
         assert detail.spectrum.shape == detail.clean.shape == detail.model.shape == (cube.nchan,)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from casa_deepfocus import __version__
 from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.complexes import chains, join
 from casa_deepfocus.core.cube import Cube
@@ -47,9 +48,13 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
         table["ra_max"][number], table["dec_max"][number] = cat.sky_position(cube, *_maximum(detail, source, cube))
         for member in members:
             _add_to_mask(mask, member, cube, search.options.minsnr)
+    noise = search.sigma if search.cube is cube else sigma
+    info = search.networks.info
+    table.meta["noise"] = float(np.nanmedian(noise))
+    table.meta["software"] = f"casa_deepfocus {__version__}"
+    table.meta["models"] = " ".join(str(info[key]) for key in ("preset", "commit") if key in info)
     search.counts["sources"] = len(table)
     search.counts["components"] = len(search.components)
-    noise = search.sigma if search.cube is cube else sigma
     return Result(
         table, search.probability, mask, first.image, noise, details, dict(clock.seconds), dict(search.counts)
     )
