@@ -28,7 +28,7 @@ from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.noise import channel_noise, inverse_variance
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.errors import DataError
-from casa_deepfocus.pipeline.detect import detect
+from casa_deepfocus.pipeline.blobs import detect
 from casa_deepfocus.pipeline.joint import refine, refine_lines
 from casa_deepfocus.pipeline.lines import (
     denoise,

@@ -16,7 +16,7 @@ from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.focusing import crop_origin, focus, refine_position
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
-from casa_deepfocus.pipeline.detect import line_cube
+from casa_deepfocus.pipeline.blobs import line_cube
 from casa_deepfocus.pipeline.state import Clock, Result, Search, SourceDetail
 
 

@@ -1,0 +1,182 @@
+"""The pipeline's own decisions, one by one, on hand-made states."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from casa_deepfocus.core.boxes import Box
+from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.detection import Blob, DetectionMap
+from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.geometry import shape_to_covariance
+from casa_deepfocus.core.psf import Imager, gaussian_psf
+from casa_deepfocus.core.spectra import Peak
+from casa_deepfocus.pipeline import Options, blobs, joint, lines
+from casa_deepfocus.pipeline.state import Search
+from tests.fake_networks import FilterNetworks
+
+NPIX, NCHAN, BEAM = 64, 32, 6.0
+
+
+def make_search(**options) -> Search:
+    beams = np.tile([0.6, 0.6, 0.0], (NCHAN, 1))
+    psf = gaussian_psf(beams, 0.1, (2 * NPIX, 2 * NPIX))
+    data = np.random.default_rng(0).standard_normal((NCHAN, NPIX, NPIX)).astype(np.float32)
+    pb = np.ones((1, NPIX, NPIX), np.float32)
+    pb[0, :5] = np.nan
+    cube = Cube(data, psf, pb, 1e11 + 1e7 * np.arange(NCHAN), beams, 0.1)
+    imager = Imager(psf, cube.shape)
+    sigma = np.ones(NCHAN)
+    fit = JointFit(data, sigma, imager, cube.beam_covariance())
+    return Search(cube, FilterNetworks(), Options(**options), sigma, fit, imager, np.zeros(cube.shape, np.float32))
+
+
+def blob(x, y, snr, index=0):
+    return Blob(x, y, Box(int(x) - 2, int(y) - 2, int(x) + 2, int(y) + 2), 0.9, snr, index, np.ones((5, 5), np.float32))
+
+
+def window(chan0, chan1, kind="line"):
+    return DetectionMap(np.zeros((NPIX, NPIX), np.float32), chan0, chan1, kind)
+
+
+def line_at(x, y, chan=10.0, fwhm=4.0, **values):
+    out = Component(x, y, shape_to_covariance(3.0, 3.0, 0.0), amp=1.0, chan=chan, fwhm=fwhm, has_cont=True)
+    out.snr_line, out.snr_cont = 20.0, 1.0
+    out.errors = {"x": 0.1, "y": 0.1}
+    for name, value in values.items():
+        setattr(out, name, value)
+    return out
+
+
+def continuum_at(x, y, **values):
+    return line_at(x, y, **({"has_line": False, "amp": 0.0, "cont": 2.0, "snr_line": 0.0, "snr_cont": 15.0} | values))
+
+
+def test_shared_channels():
+    assert blobs.shared_channels(window(4, 7), window(4, 7)) == 1.0
+    assert blobs.shared_channels(window(0, 3), window(4, 7)) == 0.0
+    assert blobs.shared_channels(window(0, 15), window(0, 3)) == pytest.approx(0.5)
+    assert blobs.shared_channels(window(0, 31, "integrated"), window(0, 3)) == 0.0
+
+
+def test_sidelobes_of_brighter_blobs_wait():
+    psf = np.zeros((1, 128, 128), np.float32)
+    psf[0, 64, 64] = 1.0
+    psf[0, 64, 84] = psf[0, 64, 44] = 0.2
+    imager = Imager(psf, (64, 64), tolerance=0)
+    maps = [window(0, 7), window(4, 11), window(20, 27)]
+    bright, sidelobe, real = blob(20, 30, 100.0), blob(40, 30, 22.0), blob(40, 30, 40.0)
+    assert blobs.without_sidelobes([bright, sidelobe], maps, imager, BEAM, 1.5) == [bright]
+    assert blobs.without_sidelobes([bright, real], maps, imager, BEAM, 1.5) == [bright, real]
+    elsewhere = blob(40, 30, 22.0, index=2)
+    assert blobs.without_sidelobes([bright, elsewhere], maps, imager, BEAM, 1.5) == [bright, elsewhere]
+    half = blob(40, 30, 14.0, index=1)
+    assert blobs.without_sidelobes([bright, half], maps, imager, BEAM, 1.5) == [bright]
+
+
+def test_neighbours_of_other_maps_wait_a_blend_does_not():
+    maps = [window(4, 9), window(8, 13), window(20, 25)]
+    first, blended = blob(30, 30, 20.0), blob(35, 30, 10.0)
+    moving, other = blob(34, 32, 15.0, index=1), blob(34, 32, 15.0, index=2)
+    assert blobs.without_crowding([first, moving, blended, other], maps, 9.0) == [first, blended, other]
+
+
+def test_blobs_of_overlapping_maps_are_one():
+    maps = [window(4, 9), window(5, 10), window(20, 25)]
+    found = [blob(30, 30, 9.0, 1), blob(30.5, 30, 12.0, 0), blob(30, 30, 8.0, 2)]
+    kept = blobs.merge_blobs(found, maps, 3.0)
+    assert [(b.snr, b.map_index) for b in kept] == [(12.0, 0), (8.0, 2)]
+
+
+def test_the_peak_of_a_window_is_deep_grus_where_it_sees_it():
+    seen = Peak.from_gaussian(11.0, 5.0, 0.8, NCHAN)
+    far = Peak.from_gaussian(25.0, 5.0, 0.9, NCHAN)
+    assert lines.peaks_of_window([seen, far], window(9, 13), NCHAN) == [seen]
+    (window_itself,) = lines.peaks_of_window([far], window(9, 13), NCHAN)
+    assert (window_itself.chan, window_itself.fwhm, window_itself.height) == (11.0, 5.0, 0.0)
+
+
+def test_level_rises_with_the_size_of_the_search():
+    search = make_search()
+    assert 4.25 <= search.level("integrated") < search.level("line")
+    assert make_search(minsnr=9.0).level("line") == pytest.approx(0.85 * 9.0)
+    assert not search.inside[:5].any() and search.inside[5:].all()
+
+
+def test_a_line_joins_the_continuum_that_stands_there():
+    search = make_search()
+    search.components = [continuum_at(30, 30)]
+    joint.add(search, line_at(31, 30))
+    (source,) = search.components
+    assert source.has_line and source.chan == 10.0 and source.cont == 2.0
+
+
+def test_a_continuum_joins_the_line_that_stands_there():
+    search = make_search()
+    search.components = [line_at(30, 30, has_cont=False)]
+    joint.add(search, continuum_at(31, 30))
+    (source,) = search.components
+    assert source.has_line and source.has_cont and source.cont == 2.0
+
+
+def test_a_new_lines_own_continuum_comes_first():
+    search = make_search()
+    search.components = [line_at(30, 30, errors={})]
+    joint.add(search, continuum_at(33, 30))
+    assert len(search.components) == 1
+    joint.add(search, continuum_at(36, 30))
+    assert len(search.components) == 2
+
+
+def test_a_second_line_has_no_second_continuum():
+    search = make_search()
+    search.components = [line_at(30, 30)]
+    joint.add(search, line_at(30.5, 30, chan=24.0))
+    assert len(search.components) == 2 and not search.components[1].has_cont
+
+
+def test_unphysical_fits_are_taken_back():
+    search = make_search()
+    search.components = [line_at(30, 30, cont=-3.0, snr_cont=-5.0), line_at(10, 50, fwhm=20.0), line_at(50, 50)]
+    assert joint.make_physical(search)
+    negative, wide, good = search.components
+    assert not negative.has_cont and negative.cont == 0 and negative.has_line
+    assert not wide.has_line and wide.has_cont
+    assert good.has_line and good.has_cont
+    assert not joint.make_physical(search)
+
+
+def test_a_line_and_a_continuum_at_one_place_are_one_source():
+    search = make_search()
+    search.components = [line_at(30, 30), continuum_at(31.5, 30), continuum_at(45, 30)]
+    assert joint.join_parts(search)
+    assert len(search.components) == 2
+    assert search.components[0].has_line and search.components[0].cont == 2.0
+
+
+def test_prune_drops_what_is_weak_outside_or_a_copy():
+    search = make_search()
+    strong = line_at(30, 30)
+    search.components = [
+        strong,
+        line_at(30.5, 30.2, snr_line=9.0),
+        line_at(50, 50, snr_line=3.0, snr_cont=2.0),
+        line_at(50, 2),
+        line_at(70, 30),
+        line_at(40, 50, snr_line=3.0, snr_cont=12.0),
+    ]
+    assert joint.prune(search)
+    assert search.components[0] is strong and len(search.components) == 2
+    assert not search.components[1].has_line and search.components[1].snr_cont == 12.0
+    assert len(search.refused) == 4
+    assert not joint.prune(search)
+
+
+def test_a_refused_candidate_is_not_tried_again():
+    search = make_search()
+    search.refused = [line_at(30, 30)]
+    assert not lines.is_new(search, line_at(31, 31))
+    assert lines.is_new(search, line_at(31, 31, chan=25.0))
+    assert lines.is_new(search, line_at(50, 31))
+    assert lines.is_new(search, continuum_at(30, 30))
