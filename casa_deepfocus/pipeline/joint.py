@@ -28,6 +28,9 @@ def refine(search: Search, new: Sequence[Component]) -> int:
         renew_noise(search)
         if not (prune(search) | make_physical(search) | join_parts(search)):
             break
+    else:
+        # The last change must reach the values and the residual as well.
+        search.fit.fit(search.components)
     return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
 
 
