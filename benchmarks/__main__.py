@@ -1,11 +1,11 @@
-"""``python -m benchmarks speed``, from the root of the repository."""
+"""``python -m benchmarks speed|psf|noise``, from the root of the repository."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import speed
+from benchmarks import noise, psf, speed
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -13,9 +13,14 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line; the parsed arguments carry the function to call as `run`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("speed", help="seconds of each step and peak memory of one search")
-    speed.add_arguments(command)
-    command.set_defaults(run=speed.run)
+    for name, module, text in (
+        ("speed", speed, "seconds of each step and peak memory of one search"),
+        ("psf", psf, "a cube's PSFs as a few principal images: exactness and speed"),
+        ("noise", noise, "peaks of noise found in empty fields, beside the law for them"),
+    ):
+        command = commands.add_parser(name, help=text)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 

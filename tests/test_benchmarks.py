@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as main
-from benchmarks import speed
+from benchmarks import noise, psf, speed
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,18 @@ def test_the_cube_travels_between_processes(cube, tmp_path):
 def test_a_cube_too_small_to_search_is_refused(capsys):
     assert main.main(["speed", "--npix", "8"]) == 1
     assert "--npix=8" in capsys.readouterr().err
+
+
+def test_principal_psfs_are_exact():
+    result = psf.measure(64, 16)
+    assert 1 <= result["principal_images"] <= 5
+    assert result["error"] < 1e-4
+
+
+def test_peaks_of_noise_are_counted_beside_their_law():
+    result = noise.measure("alma", 2, seed=5, workers=1)
+    assert set(result) == {"line", "integrated"}
+    first = result["line"][0]
+    assert first["level"] == 4.0
+    assert first["found"] == pytest.approx(first["expected"], rel=0.6)
+    assert [row["found"] for row in result["line"]] == sorted((row["found"] for row in result["line"]), reverse=True)

@@ -149,6 +149,11 @@ class Imager:
             placed = np.stack([place_psf(image, self.grid) for image in basis[0]])
             self._kernels, self._mixing = fft.rfft2(placed, workers=-1), basis[1]
 
+    @property
+    def rank(self) -> int:
+        """Number of principal PSFs; 0 where every channel is convolved with its own."""
+        return 0 if self._kernels is None else len(self._kernels)
+
     def plane(self, chan: int) -> NDArray[np.float32]:
         """(py, px) PSF of a channel."""
         return self.psf[chan if self.psf.shape[0] > 1 else 0]

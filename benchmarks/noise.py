@@ -1,0 +1,88 @@
+"""Peaks of noise on empty simulated fields, beside the law that the search's level and the reliability rest on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+from skimage.feature import peak_local_max
+
+from casa_deepfocus.core.detection import LineSearch, integrated_map
+from casa_deepfocus.core.noise import channel_noise
+from casa_deepfocus.core.reliability import NoisePeaks
+from casa_deepfocus.pipeline.blobs import line_cube
+
+LEVELS = {"line": (4.0, 4.5, 5.0, 5.5, 6.0), "integrated": (3.0, 3.5, 4.0, 4.5, 5.0)}
+
+
+def count(job: tuple[str, int, int]) -> dict[str, tuple[list[int], list[float]]]:
+    """Peaks found and peaks expected above LEVELS in the search of one empty field (preset, seed, index)."""
+    from sim.cube import simulate
+
+    preset, seed, index = job
+    cube, _ = simulate(preset, seed, index, empty=True)
+    sigma = channel_noise(cube.data)
+    line, _ = line_cube(cube.data, sigma)
+    inside = np.isfinite(cube.data).any(axis=0) & (np.nan_to_num(cube.pb).max(axis=0) > 0)
+    maps = {"line": LineSearch(line, sigma).maximum()[0], "integrated": integrated_map(cube.data, sigma).image}
+    usable, beam = int(inside.sum()), cube.beam_pixels()
+    laws = {"line": NoisePeaks.of_cube(usable, beam, cube.nchan), "integrated": NoisePeaks.of_image(usable, beam)}
+    out = {}
+    for kind, image in maps.items():
+        image = np.where(inside, np.nan_to_num(image), 0.0)
+        levels = LEVELS[kind]
+        places = peak_local_max(
+            image, min_distance=max(1, round(0.5 * beam)), threshold_abs=levels[0], exclude_border=False
+        )
+        values = image[tuple(places.T)]
+        out[kind] = [int((values > level).sum()) for level in levels], [float(laws[kind].expected(u)) for u in levels]
+    return out
+
+
+def measure(preset: str, n: int, seed: int, workers: int) -> dict[str, list[dict[str, Any]]]:
+    """Sums over `n` empty fields: for each kind of map a list of {level, found, expected}."""
+    jobs = [(preset, seed, index) for index in range(n)]
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            fields = list(pool.map(count, jobs))
+    else:
+        fields = [count(job) for job in jobs]
+    return {
+        kind: [
+            {
+                "level": level,
+                "found": sum(field[kind][0][place] for field in fields),
+                "expected": sum(field[kind][1][place] for field in fields),
+            }
+            for place, level in enumerate(levels)
+        ]
+        for kind, levels in LEVELS.items()
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command line."""
+    parser.add_argument("--preset", default="alma", help="preset of the simulator")
+    parser.add_argument("--n", type=int, default=20, help="empty fields")
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    result = measure(args.preset, args.n, args.seed, args.workers)
+    if args.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        return 0
+    for kind, rows in result.items():
+        sys.stdout.write(f"{kind}: peaks of {args.n} empty fields\n")
+        for row in rows:
+            sys.stdout.write(
+                f"  above {row['level']:.1f} sigma   found {row['found']:6d}   expected {row['expected']:9.2f}\n"
+            )
+    return 0
