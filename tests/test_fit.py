@@ -150,3 +150,20 @@ def test_a_line_without_flux_has_no_place(array):
     fit.measure([flat])
     assert flat.snr_line == 0.0 and flat.snr_cont > 5
     assert np.isfinite(flat.errors["cont"]) and not flat.errors["chan"] < 1e3
+
+
+def test_the_slope_is_shared_between_data_and_prior(array):
+    """Where the prior is as tight as the data, the slope comes out half way to 0; the variances add as inverses."""
+    imager, _, beam = array
+    known = {"has_line": False, "has_cont": True, "has_slope": True, "fit_shape": False}
+    true = Component(60.0, 64.0, 0.2 * beam, cont=3.0, slope=0.2, **known)
+    fit = JointFit(observe(imager, [true], np.zeros((NCHAN, NPIX, NPIX), np.float32)), np.ones(NCHAN), imager, beam)
+    found = Component(60.0, 64.0, 0.2 * beam, cont=3.0, slope=0.1, **known)
+    fit.fit([found], sweeps=4)
+    error = found.errors["slope"]
+    assert found.slope == pytest.approx(0.2, rel=0.01) and error < 0.1
+    found.slope_scale = error / found.cont
+    fit.fit([found], sweeps=6)
+    assert found.slope == pytest.approx(0.1, rel=0.05)
+    spread = found.slope_scale * found.cont
+    assert found.errors["slope"] == pytest.approx((error**-2 + spread**-2) ** -0.5, rel=0.01)

@@ -165,7 +165,7 @@ def _ratio(value: float, snr: float) -> float:
 
 
 def primary_beam(cube: Cube, x: float, y: float, chan: float) -> float:
-    """Primary beam response at a position; the nearest known value where the pixel itself is blank."""
+    """Primary beam response at the nearest pixel and channel, (0, 1]; NaN where it is not known."""
     plane = cube.pb[int(np.clip(round(chan), 0, cube.nchan - 1)) if cube.pb.shape[0] > 1 else 0]
     row, column = int(np.clip(round(y), 0, plane.shape[0] - 1)), int(np.clip(round(x), 0, plane.shape[1] - 1))
     value = float(plane[row, column])
