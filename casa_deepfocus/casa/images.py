@@ -30,6 +30,7 @@ from casa_deepfocus.casa.grids import (
 )
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.core.psf import fit_beam as psf_covariance
 from casa_deepfocus.core.psf import gaussian_psf
 from casa_deepfocus.errors import DataError, ParameterError
 
@@ -146,43 +147,20 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     return cube, template
 
 
-def fit_beam(psf: NDArray[np.floating], cell: float, level: float = 0.4) -> tuple[float, float, float]:
-    """Gaussian beam of a PSF: a fit to the part of its main lobe above `level`.
+def fit_beam(psf: NDArray[np.floating], cell: float) -> tuple[float, float, float]:
+    """Gaussian beam of a PSF: FWHM major, minor [arcsec] and position angle [deg]; see `core.psf.fit_beam`.
 
     Parameters
     ----------
     psf : (py, px), peak 1 at (py//2, px//2)
     cell : float [arcsec]
 
-    Returns
-    -------
-    fwhm_maj, fwhm_min [arcsec], pa [deg]
-
     Raises
     ------
     DataError
         Where the PSF has no main lobe that is resolved by the pixels.
     """
-    py, px = psf.shape
-    rows = np.arange(py)[:, None] - py // 2
-    cols = np.arange(px)[None, :] - px // 2
-    # The main lobe is searched within the smallest circle that the PSF leaves below the level.
-    radius = np.hypot(rows, cols)
-    below = radius[psf < level]
-    near = radius <= (1.6 * below.min() if below.size else np.inf)
-    lobe = near & (psf >= level) & (radius > 0)
-    y, x = np.nonzero(lobe)
-    if len(x) < 4:
-        raise DataError("the main lobe of the PSF covers fewer than 5 pixels: image again with a smaller cell")
-    dy, dx = y - py // 2, x - px // 2
-    values = psf[y, x].astype(float)
-    # ln p = -(a dx^2 + b dy^2 + 2 c dx dy) / 2 is linear in the inverse covariance.
-    design = -0.5 * np.stack([dx * dx, dy * dy, 2 * dx * dy], axis=1) * values[:, None]
-    (a, b, c), *_ = np.linalg.lstsq(design, np.log(values) * values, rcond=None)
-    det = a * b - c * c
-    if not (det > 0 and a > 0):
-        raise DataError("the main lobe of the PSF is no Gaussian: give images with a restoring beam")
-    fwhm_maj, fwhm_min, pa = covariance_to_shape([b / det, a / det, -c / det])
+    fwhm_maj, fwhm_min, pa = covariance_to_shape(psf_covariance(psf))
     return float(fwhm_maj) * cell, float(fwhm_min) * cell, float(pa)
 
 

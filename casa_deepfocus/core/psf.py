@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
+from casa_deepfocus.errors import DataError
 
 
 def gaussian_transform(shape: tuple[int, int], x: float, y: float, covariance: ArrayLike) -> NDArray[np.complex64]:
@@ -87,6 +88,49 @@ def gaussian_psf(beams: ArrayLike, cell: float, shape: tuple[int, int]) -> NDArr
     return np.stack([gaussian_image(shape, shape[1] // 2, shape[0] // 2, cov) for cov in covariances]).astype(
         np.float32
     )
+
+
+def fit_beam(psf: NDArray, level: float = 0.35) -> NDArray[np.float64]:
+    """Covariance of the Gaussian of height 1 that fits a PSF's main lobe.
+
+    Least squares over the pixels above `level` that hang together with the peak.
+
+    Parameters
+    ----------
+    psf : (py, px), peak 1 at pixel (py // 2, px // 2)
+
+    Returns
+    -------
+    (3,) float64 : sxx, syy, sxy [pixel^2]
+
+    Raises
+    ------
+    DataError
+        When the main lobe covers fewer than 5 pixels, or is no Gaussian.
+    """
+    middle = (psf.shape[0] // 2, psf.shape[1] // 2)
+    labels, _ = ndimage.label(psf > level)
+    y, x = np.nonzero(labels == labels[middle]) if labels[middle] else (np.empty(0, int), np.empty(0, int))
+    if len(x) < 5:
+        raise DataError(
+            f"the main lobe of the PSF covers {len(x)} pixels above {level}, and 5 are needed: "
+            "image again with a smaller cell"
+        )
+    dx, dy = x - float(middle[1]), y - float(middle[0])
+    value = psf[y, x].astype(np.float64)
+    # ln p = -(a dx^2 + b dy^2 + 2 c dx dy) / 2 is linear in the inverse covariance: a start for the fit.
+    powers = -0.5 * np.stack([dx * dx, dy * dy, 2.0 * dx * dy], axis=1)
+    form = np.linalg.lstsq(powers * value[:, None], np.log(value) * value, rcond=None)[0]
+    for _ in range(20):
+        model = np.exp(np.minimum(powers @ form, 5.0))
+        step = np.linalg.lstsq(powers * model[:, None], value - model, rcond=None)[0]
+        form = form + step
+        if np.abs(step).max() < 1e-10 * np.abs(form).max():
+            break
+    det = form[0] * form[1] - form[2] ** 2
+    if not (det > 0 and form[0] > 0):
+        raise DataError("the main lobe of the PSF is no Gaussian: give images with a restoring beam")
+    return np.array([form[1], form[0], -form[2]]) / det
 
 
 def psf_basis(psf: NDArray[np.float32], tolerance: float, most: int) -> tuple[NDArray, NDArray] | None:

@@ -36,7 +36,7 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     sources, parts = [sources[index] for index in kept], [parts[index] for index in kept]
     _number_groups(sources, search.beam)
     table = cat.build(sources, reliable[kept], cube)
-    if search.cube is not cube:
+    if search.cube.nchan != cube.nchan:
         table["chan0"], table["chan1"] = 0, cube.nchan - 1
     mask = np.zeros(cube.data.shape, dtype=bool)
     details = []
@@ -148,7 +148,7 @@ def _detail(
     search: Search, source: Component, members: Sequence[Component], cube: Cube, span: tuple[int, int]
 ) -> SourceDetail:
     size = max(32, int(2 * round(4 * search.beam)))
-    chan0, chan1 = span if source.has_line and search.cube is cube else (0, search.cube.nchan - 1)
+    chan0, chan1 = span if source.has_line and search.cube.nchan == cube.nchan else (0, search.cube.nchan - 1)
     image, _ = focus(search.fit.data, chan0, chan1, search.sigma, (source.x, source.y), size)
     spectrum = np.sum([search.fit.source_spectrum(member) for member in members], axis=0)
     model = np.sum([member.spectrum(search.cube.nchan) for member in members], axis=0)

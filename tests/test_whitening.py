@@ -1,0 +1,112 @@
+"""White noise over the pixels is seen, measured, and made an interferometer's again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("casadata")
+from casa_deepfocus.core.noise import channel_noise  # noqa: E402
+from casa_deepfocus.core.psf import fit_beam  # noqa: E402
+from casa_deepfocus.core.whitening import restore_natural, white_share  # noqa: E402
+from sim.cube import simulate_cube  # noqa: E402
+from sim.response import Coverage, Grid  # noqa: E402
+from sim.sky import Source  # noqa: E402
+
+GRID = Grid(npix=128, cell=0.15, nchan=24)
+COVERAGE = Coverage(integration=60.0)
+BRIGHT = Source(61.3, 66.8, 5.0, 3.0, 30.0, continuum=0.05, line=0.3, chan=12.0, line_fwhm=5.0)
+
+
+def cube_with(white: float, thermal: float, sources=(), seed=3):
+    """A dirty cube with both kinds of noise; pblimit 0, so that every pixel holds data."""
+    cube = simulate_cube(sources, COVERAGE, GRID, thermal, np.random.default_rng(seed), pblimit=0.0)
+    added = white * np.random.default_rng(seed + 1).standard_normal(cube.data.shape)
+    return cube.with_data(cube.data + added.astype(np.float32))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95])
+def test_the_share_of_white_noise_is_measured(share):
+    cube = cube_with(np.sqrt(share), np.sqrt(1.0 - share))
+    assert white_share(cube, channel_noise(cube.data)) == pytest.approx(share, abs=0.02)
+
+
+def test_sources_and_blanks_are_not_white_noise():
+    cube = cube_with(0.0, 1e-3, [BRIGHT])
+    assert cube.data.max() > 100 * 1e-3, "the source is bright enough to leak"
+    data = cube.data.copy()
+    data[:, :, 100:] = np.nan
+    data[3] = np.nan
+    assert white_share(cube.with_data(data), channel_noise(data)) < 1e-3
+
+
+def test_coarse_pixels_do_not_tell():
+    psf = np.zeros((1, 32, 32), np.float32)
+    psf[0, 16, 16] = 1.0
+    cube = cube_with(0.0, 1.0)
+    cube = replace(
+        cube, data=cube.data[:, :16, :16], pb=cube.pb[:, :16, :16], psf=psf,
+    )  # fmt: skip
+    assert white_share(cube, channel_noise(cube.data)) == 0.0
+
+
+def spectrum_ratio(cube, sigma):
+    """Power of the noise over sigma^2 times the PSF's transform, in rings of the well measured uv plane."""
+    size = cube.psf.shape[1]
+    middle = cube.psf[cube.nchan // 2]
+    transfer = np.fft.rfft2(np.fft.ifftshift(middle)).real
+    ny, nx = cube.shape
+    power = np.mean([np.abs(np.fft.rfft2(plane, s=(size, size))) ** 2 for plane in cube.data], axis=0) / (ny * nx)
+    # The cut-out field sees the spectrum through its own window.
+    window = np.zeros((size, size))
+    window[:ny, :nx] = 1.0
+    seen = np.fft.rfft2(middle_correlation(middle, window)).real
+    radius = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    edges = np.linspace(0.02, 0.9 * radius[transfer > 0.05 * transfer.max()].max(), 7)
+    rings = [(radius >= low) & (radius < high) for low, high in zip(edges, edges[1:], strict=False)]
+    return np.array([power[ring].sum() / (sigma**2 * seen[ring].sum()) for ring in rings])
+
+
+def middle_correlation(psf, window):
+    """The noise's autocorrelation as a finite field shows it: the PSF times the window's own."""
+    overlap = np.fft.irfft2(np.abs(np.fft.rfft2(window)) ** 2, s=window.shape)
+    return np.fft.ifftshift(psf) * overlap / overlap[0, 0]
+
+
+def test_the_noise_becomes_the_transform_of_the_new_psf():
+    cube = cube_with(np.sqrt(0.8), np.sqrt(0.2))
+    before = spectrum_ratio(cube, float(np.median(channel_noise(cube.data))))
+    assert np.abs(before - 1.0).max() > 0.3, "the input is not natural weighting's noise"
+    natural = restore_natural(cube, 0.8)
+    after = spectrum_ratio(natural, float(np.median(channel_noise(natural.data))))
+    np.testing.assert_allclose(after, 1.0, atol=0.1)
+
+
+def test_fluxes_stay_and_the_image_is_still_psf_times_sky():
+    cube = cube_with(0.0, 0.0, [BRIGHT])
+    natural = restore_natural(cube, 0.5)
+    np.testing.assert_allclose(natural.psf.max(axis=(1, 2)), 1.0, rtol=1e-5)
+    size = natural.psf.shape[1]
+    chan = 12
+    ky, kx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]
+    sxx, syy, sxy = BRIGHT.covariance()
+    sky = np.exp(-2 * np.pi**2 * (sxx * kx**2 + syy * ky**2 + 2 * sxy * kx * ky))
+    sky = sky * np.exp(-2j * np.pi * (kx * BRIGHT.x + ky * BRIGHT.y)) * BRIGHT.spectrum(cube.freq)[chan]
+    dirty = np.fft.irfft2(sky * np.fft.rfft2(np.fft.ifftshift(natural.psf[chan])), s=(size, size))[:128, :128]
+    pb = cube.pb[chan, 67, 61]
+    inner = (slice(40, 90), slice(40, 90))
+    error = natural.data[chan][inner] - pb * dirty[inner]
+    assert np.abs(error).max() < 1e-3 * np.abs(dirty).max()
+
+
+def test_blank_pixels_and_beams():
+    cube = cube_with(1.0, 0.1)
+    data = cube.data.copy()
+    data[:, :5] = np.nan
+    natural = restore_natural(cube.with_data(data), 0.99)
+    np.testing.assert_array_equal(np.isnan(natural.data), np.isnan(data))
+    assert natural.beam_pixels() > 1.05 * cube.beam_pixels()
+    middle = fit_beam(natural.psf[12])
+    np.testing.assert_allclose(natural.beam_covariances()[12], middle, rtol=0.02)
