@@ -19,6 +19,7 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape, gaussian_image
 from casa_deepfocus.errors import ParameterError
 from sim import arrays, presets
+from sim.defects import Defects
 from sim.response import ARCSEC, Coverage, Grid, Response, gaussian_transform, pb_at, response
 from sim.sky import Source
 
@@ -86,8 +87,11 @@ def simulate_cube(
     noise: ArrayLike,
     rng: np.random.Generator | None,
     *,
+    white: float = 0.0,
+    defects: Defects | None = None,
     ra: float = 59.99983333,
     pblimit: float = 0.2,
+    device: str | None = None,
 ) -> Cube:
     """A dirty cube with its PSF at twice the field, its primary beam and its beams.
 
@@ -98,6 +102,9 @@ def simulate_cube(
     grid : Grid
     noise : float or (nchan,) [Jy/beam]
     rng : numpy Generator for the noise; None for no noise
+    white : float [Jy/beam]
+        Noise without correlation between pixels, added to the image (the paper's extra noise).
+    defects : Defects or None
     ra : float [deg], of the phase centre; the declination is the coverage's
     pblimit : float, the image is NaN where the primary beam is lower
 
