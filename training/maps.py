@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,8 +15,10 @@ from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.preprocessing import (
     BOX_LEVEL,
     PIXELS_PER_BEAM,
+    PLANES,
     TARGET_SMOOTHING,
     blobs_finder_input,
+    blobs_finder_planes,
 )
 from sim import fast
 from sim.psflib import GRID, load_library
@@ -79,9 +82,33 @@ def sky_transform(x: Tensor, y: Tensor, flux: Tensor, cov: Tensor, side: int) ->
     return total
 
 
-def unit_snr(cov: Tensor, beam: Tensor) -> Tensor:
-    """Matched-filter SNR of a source of flux 1 sigma for a Gaussian beam at natural weighting."""
-    return (determinant(beam) / determinant(beam + 2.0 * cov)) ** 0.25
+def unit_snr(cov: Tensor, beam: Tensor, white: Tensor | float = 0.0) -> Tensor:
+    """Matched-filter SNR of a source of flux 1 sigma for a Gaussian beam at natural weighting.
+
+    `white` is the part of the noise's rms that is independent from pixel to pixel. The filter is then that of
+    natural weighting or the beam-shaped one, whose errors are added: a lower bound that is exact at 0 and 1.
+    """
+    natural = (determinant(beam) / determinant(beam + 2.0 * cov)) ** 0.25
+    seen = determinant(beam + cov)
+    pixels = torch.sqrt(determinant(beam) / seen) * np.sqrt(np.pi) * seen**0.25
+    return 1.0 / torch.sqrt((1.0 - white**2) / natural**2 + white**2 / pixels**2)
+
+
+def draw_white(draw: Draw, b: int) -> Tensor:
+    """(b, 1) part of the noise's rms that is independent from pixel to pixel, as the paper adds it: in a quarter."""
+    return draw.uniform(0.2, 1.0, (b, 1)) * draw.chance(0.25, (b, 1))
+
+
+def with_gain_errors(draw: Draw, weights: Tensor) -> Tensor:
+    """The transforms that the sky goes through: in a fifth of the maps other than that of the PSF.
+
+    Every uv cell has a complex error of 3 to 60 % (log-uniform), as antennas leave that are calibrated to a few
+    per cent: their errors are shared by many cells, which makes more of them than independent ones.
+    """
+    b = len(weights)
+    error = torch.view_as_complex(draw.normal((*weights.shape, 2)))
+    size = draw.log_uniform(0.03, 0.6, (b, 1, 1)) / np.sqrt(2.0) * draw.chance(0.2, (b, 1, 1))
+    return weights * (1.0 + size * error)
 
 
 def draw_shapes(draw: Draw, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,11 +192,11 @@ class Sources:
         )
 
 
-def draw_sources(draw: Draw, beam: Tensor) -> Sources:
+def draw_sources(draw: Draw, beam: Tensor, white: Tensor | float = 0.0) -> Sources:
     """Sources of each map, and things that are none: negative sources and dipoles of imperfect subtraction.
 
     A tenth of the maps is empty; 7 % have one source of 300-2000 sigma, 12 % one outside of the field. A
-    quarter of the sources stands 0.3-1.5 beams from another.
+    quarter of the sources stands 0.3-1.5 beams from another. `white` (b, 1): see `draw_white`.
     """
     b, n = len(beam), MAXIMUM_SOURCES
     kind = draw.uniform(0.0, 1.0, (b, 1))
@@ -196,7 +223,7 @@ def draw_sources(draw: Draw, beam: Tensor) -> Sources:
     used = torch.cat([used, draw.chance(0.12, (b, 1))], 1)
     major, minor, pa = draw_shapes(draw, tuple(x.shape))
     cov = covariance(major * PIXELS_PER_BEAM, minor * PIXELS_PER_BEAM, pa)
-    flux = torch.where(used, snr / unit_snr(cov, beam[:, None]), torch.zeros_like(snr))
+    flux = torch.where(used, snr / unit_snr(cov, beam[:, None], white), torch.zeros_like(snr))
     return _with_defects(draw, Sources(x, y, flux, cov, snr, used))
 
 
@@ -251,19 +278,24 @@ def draw_targets(sources: Sources, chosen: Tensor, ignored: Tensor) -> tuple[Ten
     return drawn, left_out
 
 
-def blobs_finder_batch(seed: int, step: int, size: int = 32, split: str = "train", device: str = "cpu") -> Batch:
+def blobs_finder_batch(
+    seed: int, step: int, size: int = 32, split: str = "train", device: str = "cpu", *, planes: Sequence[str] = PLANES
+) -> Batch:
     """Dirty maps and the probability maps asked of Blobs Finder.
 
     Returns
     -------
-    Batch : inputs, target, weight (size, 1, FIELD, FIELD). truth: snr_map (size, FIELD, FIELD) [sigma];
-        x, y, flux, snr, target (size, n), cov (size, n, 3), askable (size, n);
-        sidelobe (size,)
+    Batch : inputs (size, len(planes), FIELD, FIELD); target, weight (size, 1, FIELD, FIELD).
+        truth: snr_map (size, FIELD, FIELD) [sigma]; x, y, flux, snr, target (size, n), cov (size, n, 3),
+        askable (size, n); sidelobe (size,)
     """
-    draw = Draw(device, seed, step, split, "blobs_finder")
+    draw, defects = (Draw(device, seed, step, split, purpose) for purpose in ("blobs_finder", "defects"))
     psfs = draw_psfs(draw, size, split)
-    sources = draw_sources(draw, psfs.beam)
-    spectrum = noise_spectrum(draw, psfs.amplitude)
+    white = draw_white(defects, size)
+    sources = draw_sources(draw, psfs.beam, white)
+    power = (1.0 - white[..., None] ** 2) * psfs.amplitude**2 + white[..., None] ** 2
+    spectrum = noise_spectrum(draw, torch.sqrt(power))
+    transfer = with_gain_errors(defects, psfs.weights)
     # Maps with many sources cost more: handle maps of like number together.
     order = (sources.flux != 0).sum(1).argsort()
     target = torch.empty((size, FIELD, FIELD), device=spectrum.device)
@@ -271,7 +303,7 @@ def blobs_finder_batch(seed: int, step: int, size: int = 32, split: str = "train
     for rows in order.split(8):
         part = sources.take(rows).packed()
         sky = sky_transform(part.x + FIELD // 2, part.y + FIELD // 2, part.flux, part.cov, GRID)
-        spectrum[rows] += psfs.weights[rows] * sky
+        spectrum[rows] += transfer[rows] * sky
         ask = askable(part, psfs.beam[rows])
         drawn, ignored = draw_targets(part, ask, part.target & ~ask)
         target[rows] = drawn
@@ -284,7 +316,8 @@ def blobs_finder_batch(seed: int, step: int, size: int = 32, split: str = "train
     inside = torch.gather(seen.flatten(1), 1, row * FIELD + column)
     truth = {name: getattr(sources, name) for name in ("x", "y", "flux", "cov", "snr", "target")}
     truth |= {"askable": askable(sources, psfs.beam) & inside, "snr_map": maps, "sidelobe": psfs.sidelobe}
-    return Batch(blobs_finder_input(maps)[:, None], target[:, None], weight[:, None], truth)
+    inputs = blobs_finder_input(blobs_finder_planes(maps, planes, fast.psf_images(psfs.weights), seen))
+    return Batch(inputs, target[:, None], weight[:, None], truth)
 
 
 def _field_of_view(draw: Draw, b: int) -> Tensor:

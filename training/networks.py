@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from casa_deepfocus.core.preprocessing import PLANES
 from casa_deepfocus.errors import ParameterError
 
 NETWORKS = ("blobs_finder", "deep_gru", "fwhm_maj", "fwhm_min", "pa", "flux")
@@ -213,19 +214,19 @@ class AdditiveUpsampling(nn.Module):
 class CompactBlobsFinder(_Probability):
     """Fully convolutional Blobs Finder: encoder, dilated bottleneck, additive upsampling with skips.
 
-    (b, 1, H, W) -> (b, 1, H, W), H and W multiples of 16. All but the first and last layer work at half
-    the resolution and below (2.5 pixels per beam), which costs half of the time; an output pixel sees 137
-    working pixels (27 beams) to each side, which is where the strong sidelobes are.
+    (b, planes, H, W) -> (b, 1, H, W), H and W multiples of 16; planes: `preprocessing.PLANES`. All but the
+    first and last layer work at half the resolution and below (2.5 pixels per beam), which costs half of the
+    time; an output pixel sees 137 working pixels (27 beams) to each side, which is where the strong sidelobes are.
     """
 
     HALO = 144
     """Working pixels at a tile's edge that may differ from the whole image: the reach, to a multiple of 16."""
 
-    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96)) -> None:
+    def __init__(self, planes: int = len(PLANES), widths: tuple[int, ...] = (16, 32, 64, 96)) -> None:
         super().__init__()
         first = widths[0]
         self.stem = nn.Sequential(
-            nn.Conv2d(1, first, 4, stride=2, padding=1, bias=False),
+            nn.Conv2d(planes, first, 4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(first),
             nn.LeakyReLU(0.1),
             _block(first, first),

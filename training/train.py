@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
-from casa_deepfocus.errors import ParameterError
+from casa_deepfocus.errors import DataError, ParameterError
 from training import losses
 from training.data import make_batch
 from training.networks import NETWORKS, RESNETS, build
@@ -42,7 +42,8 @@ CHECKPOINT = "last.ckpt"
 class Config:
     """Everything that one network's training depends on; written beside its weights.
 
-    `minutes` and `steps` are budgets over all runs together (0: no limit; one of them must be given).
+    `minutes` and `steps` are budgets over all runs together (0: no limit; one of them must be given). `start` is
+    the run whose weights training starts from.
     """
 
     network: str
@@ -60,6 +61,7 @@ class Config:
     validation_batches: int = 6
     patience: int = 10
     device: str = "auto"
+    start: str = ""
     commit: str = ""
 
 
@@ -92,6 +94,17 @@ class Training(lightning.LightningModule):
         self._clock = 0.0
         self._losses: list[float] = []
         self._validation: list[float] = []
+
+    def start_from(self, folder: Path) -> None:
+        """Take over the averaged weights of another run."""
+        path = folder / CHECKPOINT
+        if not path.exists():
+            raise DataError(f"{path} does not exist; train first: python -m training train --out {folder.parent}")
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        prefix = "average.module."
+        weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        self.network.load_state_dict(weights)
+        self.average.module.load_state_dict(weights)
 
     def _follow(self, averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         # A moving average that forgets the first steps quickly.
@@ -247,6 +260,8 @@ def train(config: Config, out: Path, *, tensorboard: bool = False) -> Path:
 
         logger = TensorBoardLogger(folder, name="tensorboard")
     last = folder / CHECKPOINT
+    if config.start and not last.exists():
+        module.start_from(Path(config.start) / config.network)
     trainer = lightning.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_epochs=-1, logger=logger,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -277,6 +292,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/compact"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=0, help="examples per step; 0: the network's own")
+    parser.add_argument("--from", dest="start", default="", help="run whose weights training starts from")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--tensorboard", action="store_true")
@@ -294,7 +310,7 @@ def run(args: argparse.Namespace) -> int:
         config = Config(
             network=name, preset=args.preset, seed=args.seed, minutes=args.minutes, steps=args.steps,
             batch=args.batch or BATCH[name], learning_rate=LEARNING_RATE[name], device=args.device,
-            commit=git_commit(),
+            start=args.start, commit=git_commit(),
         )  # fmt: skip
         train(config, args.out, tensorboard=args.tensorboard)
     return 0

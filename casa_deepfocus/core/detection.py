@@ -14,7 +14,12 @@ from skimage.segmentation import watershed
 
 from casa_deepfocus.core.boxes import Box
 from casa_deepfocus.core.noise import inverse_variance, robust_rms
-from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, blobs_finder_input
+from casa_deepfocus.core.preprocessing import (
+    CLEAN_LEVEL,
+    PIXELS_PER_BEAM,
+    blobs_finder_input,
+    blobs_finder_planes,
+)
 from casa_deepfocus.core.tiling import apply_tiled, resample
 
 
@@ -189,23 +194,44 @@ def line_maps(search: LineSearch, *, threshold: float, beam_pixels: float, most:
 
 
 def probability_map(
-    detection: DetectionMap, network: Callable[[NDArray], NDArray], beam_pixels: float, halo: int = 144
+    detection: DetectionMap,
+    network: Callable[[NDArray], NDArray],
+    beam_pixels: float,
+    halo: int = 144,
+    *,
+    planes: Sequence[str] = ("dirty",),
+    psf: Callable[[DetectionMap, int], NDArray] | None = None,
 ) -> NDArray[np.float32]:
     """Blobs Finder's map (3) of one detection map, on the map's working pixels.
 
     Parameters
     ----------
     detection : DetectionMap, (ny, nx)
-    network : (1, 1, H, W) -> (1, 1, H, W), Blobs Finder
+    network : (1, len(planes), H, W) -> (1, 1, H, W), Blobs Finder
     beam_pixels : float [pixel], beam FWHM
     halo : int [working pixel], what the network sees beside a pixel; a multiple of 16
+    planes : what it sees, of `preprocessing.PLANES`
+    psf : (detection, size) -> (size, size) its PSF on working pixels, peak at (size // 2, size // 2); called
+        only where a plane needs it
 
     Returns
     -------
     (ceil(ny s), ceil(nx s)) float32 in [0, 1], s = PIXELS_PER_BEAM / beam_pixels
     """
     scale = PIXELS_PER_BEAM / beam_pixels
-    return apply_tiled(network, blobs_finder_input(resample(detection.image, scale)), halo=halo)
+    image = resample(detection.image, scale)
+    # On the resampled grid the data end where their nearest pixel is blank.
+    rows, columns = (np.minimum(np.rint(np.arange(n) / scale).astype(int), m - 1)
+                     for n, m in zip(image.shape, detection.image.shape, strict=True))  # fmt: skip
+    seen = np.isfinite(detection.image)[np.ix_(rows, columns)]
+    kernel = None
+    if "clean" in planes:
+        # Without a PSF nothing is known of sidelobes: that of a point has none.
+        kernel = np.ones((1, 1, 1), np.float32)
+        if psf is not None and image.max() > CLEAN_LEVEL:
+            kernel = psf(detection, 2 * max(image.shape))[None]
+    stack = blobs_finder_planes((image * seen)[None], planes, kernel, seen[None])[0]
+    return apply_tiled(network, blobs_finder_input(stack), halo=halo)
 
 
 def find_blobs(

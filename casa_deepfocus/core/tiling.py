@@ -68,24 +68,26 @@ def apply_tiled(
 
     Parameters
     ----------
-    network : (1, 1, H, W) float32 -> (1, 1, H, W)
-    image : (H, W) float32
+    network : (1, n, H, W) float32 -> (1, 1, H, W)
+    image : (n, H, W) float32, or (H, W) for n = 1
 
     Returns
     -------
     (H, W) float32
     """
-    height, width = image.shape
-    padded = np.zeros([-(-n // multiple) * multiple for n in image.shape], dtype=np.float32)
-    padded[:height, :width] = image
-    if max(padded.shape) <= tile + 2 * halo:
-        return network(padded[None, None])[0, 0, :height, :width]
-    out = np.empty_like(padded)
-    for top in range(0, padded.shape[0], tile):
-        for left in range(0, padded.shape[1], tile):
+    planes = image if image.ndim == 3 else image[None]
+    height, width = image.shape[-2:]
+    ny, nx = (-(-n // multiple) * multiple for n in (height, width))
+    padded = np.zeros((len(planes), ny, nx), dtype=np.float32)
+    padded[:, :height, :width] = planes
+    if max(ny, nx) <= tile + 2 * halo:
+        return network(padded[None])[0, 0, :height, :width]
+    out = np.empty((ny, nx), dtype=np.float32)
+    for top in range(0, ny, tile):
+        for left in range(0, nx, tile):
             y0, x0 = max(top - halo, 0), max(left - halo, 0)
-            y1, x1 = min(top + tile + halo, padded.shape[0]), min(left + tile + halo, padded.shape[1])
-            result = network(padded[None, None, y0:y1, x0:x1])[0, 0]
-            bottom, right = min(top + tile, padded.shape[0]), min(left + tile, padded.shape[1])
+            y1, x1 = min(top + tile + halo, ny), min(left + tile + halo, nx)
+            result = network(padded[None, :, y0:y1, x0:x1])[0, 0]
+            bottom, right = min(top + tile, ny), min(left + tile, nx)
             out[top:bottom, left:right] = result[top - y0 : bottom - y0, left - x0 : right - x0]
     return out[:height, :width]
