@@ -82,6 +82,20 @@ class DiscStamp:
         return self.brightness.sum(axis=0)
 
 
+def disc_fields(
+    dx: NDArray, dy: NDArray, fwhm_maj: float, pa: float, rotation: Rotation
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Brightness (1 in the centre) and shift of the line [chan] at offsets (dx, dy) [pixel] from a disc's centre."""
+    ratio, scale = rotation.axis_ratio(), fwhm_maj / FWHM_PER_SCALE
+    sin, cos = np.sin(np.deg2rad(pa)), np.cos(np.deg2rad(pa))
+    major, minor = -sin * dx + cos * dy, (cos * dx + sin * dy) / ratio
+    radius = np.hypot(major, minor)
+    brightness = np.where(radius < RADIUS * scale, np.exp(-radius / scale), 0.0)
+    speed = rotation.velocity * (2.0 / np.pi) * np.arctan(radius / rotation.turnover)
+    azimuth = major / np.maximum(radius, 1e-12)
+    return brightness, speed * np.sin(np.deg2rad(rotation.inclination)) * azimuth
+
+
 @lru_cache(maxsize=16)
 def disc_stamp(fwhm_maj: float, pa: float, rotation: Rotation) -> DiscStamp:
     """Brightness and velocity of a disc; sizes as in `sky.Source`."""
@@ -97,12 +111,7 @@ def disc_stamp(fwhm_maj: float, pa: float, rotation: Rotation) -> DiscStamp:
     shift_y, shift_x = (part.reshape(-1, 1, 1) for part in np.meshgrid(inner, inner, indexing="ij"))
     dy = (np.arange(-half_y, half_y + 1)[None, :, None] + shift_y) * pitch
     dx = (np.arange(-half_x, half_x + 1)[None, None, :] + shift_x) * pitch
-    major, minor = -sin * dx + cos * dy, (cos * dx + sin * dy) / ratio
-    radius = np.hypot(major, minor)
-    brightness = np.where(radius < RADIUS * scale, np.exp(-radius / scale), 0.0)
-    speed = rotation.velocity * (2.0 / np.pi) * np.arctan(radius / rotation.turnover)
-    azimuth = major / np.maximum(radius, 1e-12)
-    shift = speed * np.sin(np.deg2rad(rotation.inclination)) * azimuth
+    brightness, shift = disc_fields(dx, dy, fwhm_maj, pa, rotation)
     return DiscStamp(brightness / brightness.sum(), shift, pitch)
 
 
