@@ -13,7 +13,12 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-from casa_deepfocus.core.preprocessing import blobs_finder_input, deep_gru_input, resnet_input  # noqa: E402
+from casa_deepfocus.core.preprocessing import (  # noqa: E402
+    blobs_finder_input,
+    blobs_finder_planes,
+    deep_gru_input,
+    resnet_input,
+)
 from casa_deepfocus.errors import MissingDependencyError, ModelError, ParameterError  # noqa: E402
 from casa_deepfocus.models import runner  # noqa: E402
 
@@ -72,7 +77,9 @@ def test_blobs_finder_finds_planted_sources_and_little_else(networks):
     assert snr_map.max() < 6
     for x, y in places:
         snr_map = snr_map + 20 * beam_image(128, x, y)
-    probability = networks.blobs_finder(blobs_finder_input(snr_map)[None, None])[0, 0]
+    psf = beam_image(256, 128, 128)[None]
+    planes = blobs_finder_planes(snr_map[None], networks.info["planes"], psf)
+    probability = networks.blobs_finder(blobs_finder_input(planes))[0, 0]
     assert probability.shape == (128, 128) and probability.min() >= 0 and probability.max() <= 1
     for x, y in places:
         assert probability[y - 1 : y + 2, x - 1 : x + 2].max() > networks.info["thresholds"]["probability"]
@@ -101,9 +108,10 @@ def test_resnets_measure_a_planted_source(networks):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("deep_gru", (70, 128)), ("pa", (9, 3, 32, 32)), ("blobs_finder", (5, 1, 32, 48))]
+    ("name", "shape"), [("deep_gru", (70, 128)), ("pa", (9, 3, 32, 32)), ("blobs_finder", (5, 0, 32, 48))]
 )
 def test_split_batches_equal_whole_ones(networks, monkeypatch, name, shape):
+    shape = tuple(n or len(networks.info["planes"]) for n in shape)
     inputs = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     whole = getattr(networks, name)(inputs)
     monkeypatch.setitem(runner.BATCH_VALUES, name, 2 * int(np.prod(shape[1:])))
@@ -120,7 +128,9 @@ def test_an_empty_batch_gives_an_empty_answer(networks):
 
 def test_inputs_of_other_shapes_are_refused(networks):
     with pytest.raises(ParameterError, match="multiples of 16"):
-        networks.blobs_finder(np.zeros((1, 1, 30, 32), np.float32))
+        networks.blobs_finder(np.zeros((1, len(networks.info["planes"]), 30, 32), np.float32))
+    with pytest.raises(ParameterError, match="batch, [12], height"):
+        networks.blobs_finder(np.zeros((1, 5, 32, 32), np.float32))
     with pytest.raises(ParameterError, match="batch, nchan"):
         networks.deep_gru(np.zeros(128, np.float32))
     with pytest.raises(ParameterError, match="32, 32"):
@@ -185,6 +195,9 @@ def test_a_network_of_another_shape(folder):
         (lambda m: m["networks"]["pa"].pop("sha256"), "lacks sha256 of network pa"),
         (lambda m: m.update(pixels_per_beam=8.0), "8.0 pixels per beam"),
         (lambda m: m["networks"]["flux"].update(preprocessing="min_max"), "min_max"),
+        (lambda m: m["networks"]["blobs_finder"].update(planes=["dirty", "wavelet"]), "wavelet"),
+        (lambda m: m["networks"]["blobs_finder"].update(planes=[]), "planes"),
+        (lambda m: m["networks"]["blobs_finder"].update(planes=["dirty", "clean", "dirty"]), "blobs_finder has shape"),
         (lambda m: m["networks"]["flux"].update(file="../flux.onnx"), "outside"),
     ],
 )

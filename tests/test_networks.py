@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
+from casa_deepfocus.core.preprocessing import PLANES  # noqa: E402
 from casa_deepfocus.errors import ParameterError  # noqa: E402
 from training import losses, networks  # noqa: E402
 
@@ -62,7 +63,7 @@ def test_paper_resnet_has_512_features_of_4_by_4_and_concatenating_skips():
 
 @pytest.mark.parametrize("shape", [(1, 1, 32, 48), (2, 1, 128, 128), (1, 1, 256, 240)])
 def test_compact_blobs_finder_takes_any_multiple_of_16(shape):
-    output = networks.build("blobs_finder").eval()(torch.randn(shape))
+    output = networks.build("blobs_finder").eval()(torch.randn(shape[0], len(PLANES), *shape[2:]))
     assert output.shape == shape
     assert 0 <= output.min() and output.max() <= 1
 
@@ -75,12 +76,12 @@ def test_compact_blobs_finder_sees_sidelobes_far_away_and_no_farther_than_its_ha
             torch.nn.init.constant_(part.weight, 0.01)
         if isinstance(part, torch.nn.LeakyReLU):
             part.negative_slope = 1.0
-    x = torch.randn(1, 1, 512, 512, requires_grad=True, dtype=torch.double)
+    x = torch.randn(1, len(PLANES), 512, 512, requires_grad=True, dtype=torch.double)
     reach = 0
     for centre in (256, 263, 271):
         x.grad = None
         network.logits(x)[0, 0, centre, centre].backward()
-        reach = max(reach, int(x.grad[0, 0].abs().nonzero().sub(centre).abs().amax()))
+        reach = max(reach, int(x.grad[0].abs().amax(0).nonzero().sub(centre).abs().amax()))
     assert 60 <= reach <= network.HALO
 
 

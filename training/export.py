@@ -20,8 +20,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from casa_deepfocus.core import preprocessing
+from casa_deepfocus.core.preprocessing import PLANES
 from casa_deepfocus.errors import DataError, ModelError
-from casa_deepfocus.models.runner import FORMAT, INPUTS, OUTPUTS, PREPROCESSING, VERSION
+from casa_deepfocus.models.runner import FORMAT, OUTPUTS, PREPROCESSING, VERSION, input_shape
 from training import validate
 from training.card import model_card
 from training.data import make_batch
@@ -68,10 +69,11 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def to_onnx(name: str, network: nn.Module, path: Path) -> None:
     """Write one compact network with free batch and, where the contract has them, free lengths."""
-    shape = [{"batch": 2, "height": 64, "width": 96, "nchan": 40}.get(n, n) for n in INPUTS[name]]
+    wanted = input_shape(name, PLANES)
+    shape = [{"batch": 2, "height": 64, "width": 96, "nchan": 40}.get(n, n) for n in wanted]
     axes = {
-        kind: {i: word for i, word in enumerate(words[name]) if isinstance(word, str)}
-        for kind, words in (("input", INPUTS), ("output", OUTPUTS))
+        kind: {i: word for i, word in enumerate(words) if isinstance(word, str)}
+        for kind, words in (("input", wanted), ("output", OUTPUTS[name]))
     }
     with warnings.catch_warnings():
         # The tracing exporter keeps the GRU one node with a free number of channels.
@@ -106,7 +108,7 @@ def parity(name: str, network: nn.Module, predict: validate.Predict) -> float:
     inputs = [make_batch(name, validate.SEED, 0, 8, "val").inputs]
     for size in (1, 3):
         lengths = {"batch": size, "height": 32 * size, "width": 80, "nchan": 37 * size}
-        shape = [lengths.get(n, n) for n in INPUTS[name]]
+        shape = [lengths.get(n, n) for n in input_shape(name, PLANES)]
         inputs.append(torch.randn(shape, generator=generator))
     with torch.no_grad():
         return max(float(np.abs(network(x).numpy() - predict(x.numpy())).max()) for x in inputs)
@@ -144,9 +146,10 @@ def export(run: Path, out: Path, *, batches: int = 20) -> dict[str, Any]:
             "file": path.name,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "bytes": path.stat().st_size,
-            "input": {"name": "input", "shape": list(INPUTS[name])},
+            "input": {"name": "input", "shape": list(input_shape(name, PLANES))},
             "output": {"name": "output", "shape": list(OUTPUTS[name])},
             "preprocessing": PREPROCESSING[name],
+            **({"planes": list(PLANES)} if name == "blobs_finder" else {}),
             "parameters": parameter_count(network),
             "training": {k: facts[k] for k in ("steps", "batch", "minutes", "seed", "commit", "validation_loss")},
             "parity": difference,

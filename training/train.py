@@ -262,16 +262,17 @@ def train(config: Config, out: Path, *, tensorboard: bool = False) -> Path:
     last = folder / CHECKPOINT
     if config.start and not last.exists():
         module.start_from(Path(config.start) / config.network)
-    trainer = lightning.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_epochs=-1, logger=logger,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        val_check_interval=config.validate_every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
-    )  # fmt: skip
     with warnings.catch_warnings():
         # Counting needs no workers, and the count is the trainer's own, so nothing is lost on resuming.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*not resumable.*")
+        warnings.filterwarnings("ignore", message=".*`srun` command.*")
+        trainer = lightning.Trainer(
+            accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_epochs=-1, logger=logger,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            val_check_interval=config.validate_every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+            gradient_clip_val=1.0,
+        )  # fmt: skip
         trainer.fit(
             module,
             DataLoader(Steps(), batch_size=None),

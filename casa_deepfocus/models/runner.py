@@ -28,11 +28,11 @@ OPSETS = range(17, 22)
 MAXIMUM_THREADS = 16
 
 INPUTS: dict[str, tuple[int | str, ...]] = {
-    "blobs_finder": ("batch", 1, "height", "width"),
+    "blobs_finder": ("batch", "planes", "height", "width"),
     "deep_gru": ("batch", "nchan"),
     **{name: ("batch", 3, preprocessing.STAMP, preprocessing.STAMP) for name in ("fwhm_maj", "fwhm_min", "pa", "flux")},
 }
-"""Shapes of the networks' inputs (docs/architecture.md); a word is a free length."""
+"""Shapes of the networks' inputs (docs/architecture.md); a word is a free length, `planes` the manifest's number."""
 
 OUTPUTS: dict[str, tuple[int | str, ...]] = {
     "blobs_finder": ("batch", 1, "height", "width"),
@@ -60,10 +60,12 @@ class OnnxNetwork:
     ----------
     name : str
     session : onnxruntime.InferenceSession
+    planes : tuple of str, what Blobs Finder sees, of `preprocessing.PLANES`
     """
 
-    def __init__(self, name: str, session: Any) -> None:
+    def __init__(self, name: str, session: Any, planes: tuple[str, ...] = ()) -> None:
         self.name = name
+        self.shape = input_shape(name, planes)
         self._session = session
         self._input = session.get_inputs()[0].name
         self._output = session.get_outputs()[0].name
@@ -73,7 +75,7 @@ class OnnxNetwork:
 
         Parameters
         ----------
-        inputs : float32, shape `INPUTS[name]`, made by `PREPROCESSING[name]`
+        inputs : float32, of `shape`, made by `PREPROCESSING[name]`
 
         Returns
         -------
@@ -89,11 +91,11 @@ class OnnxNetwork:
         ]
         if parts:
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
-        lengths = dict(zip(INPUTS[self.name], inputs.shape, strict=True))
+        lengths = dict(zip(self.shape, inputs.shape, strict=True))
         return np.empty([lengths[n] if isinstance(n, str) else n for n in OUTPUTS[self.name]], np.float32)
 
     def _check(self, shape: tuple[int, ...]) -> None:
-        wanted = INPUTS[self.name]
+        wanted = self.shape
         fits = len(shape) == len(wanted) and all(
             isinstance(want, str) or have == want for have, want in zip(shape, wanted, strict=True)
         )
@@ -106,12 +108,18 @@ class OnnxNetwork:
             )
 
 
+def input_shape(name: str, planes: tuple[str, ...]) -> tuple[int | str, ...]:
+    """`INPUTS` with the number of planes filled in."""
+    return tuple(len(planes) if length == "planes" else length for length in INPUTS[name])
+
+
 @dataclass(frozen=True)
 class OnnxNetworks:
     """The six networks of docs/architecture.md ("Networks") and what is known about them.
 
-    `info` holds preset, folder, device, threads, thresholds, pixels_per_beam, halo, commit and version. `halo`
-    [working pixels]: how far Blobs Finder looks, rounded up to a multiple of 16; tiles must overlap by it.
+    `info` holds preset, folder, device, threads, thresholds, pixels_per_beam, halo, planes, commit and version.
+    `halo` [working pixels]: how far Blobs Finder looks, rounded up to a multiple of 16; tiles must overlap by it.
+    `planes`: what it sees, of `preprocessing.PLANES`.
     """
 
     blobs_finder: OnnxNetwork
@@ -151,14 +159,15 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
     providers = choose_providers(device, onnxruntime.get_available_providers())
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
                   MAXIMUM_THREADS)  # fmt: skip
+    planes = tuple(manifest["networks"]["blobs_finder"].get("planes", ("dirty",)))
     networks = {}
     used = set()
     for name, data in files.items():
         path = folder / manifest["networks"][name]["file"]
         session = _session(onnxruntime, path, data, providers, threads)
         used.add(session.get_providers()[0])
-        _check_shapes(path, name, session)
-        networks[name] = OnnxNetwork(name, session)
+        _check_shapes(path, name, session, planes)
+        networks[name] = OnnxNetwork(name, session, planes)
     on_gpu = used == {"CUDAExecutionProvider"}
     if device == "cuda" and not on_gpu:
         raise ParameterError(
@@ -173,6 +182,7 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
         "thresholds": dict(manifest["thresholds"]),
         "pixels_per_beam": manifest["pixels_per_beam"],
         "halo": manifest.get("halo", 144),
+        "planes": planes,
         "commit": manifest.get("commit", ""),
         "version": manifest["version"],
         "onnxruntime": onnxruntime.__version__,
@@ -239,6 +249,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path}: network {name} wants the preprocessing {entry['preprocessing']!r}, the package "
                 f"has {function!r}. {remedy}"
             )
+    planes = manifest["networks"]["blobs_finder"].get("planes", ["dirty"])
+    if not isinstance(planes, list) or not planes or any(name not in preprocessing.PLANES for name in planes):
+        raise ModelError(
+            f"{path}: Blobs Finder wants the planes {planes!r}, the package makes "
+            f"{', '.join(preprocessing.PLANES)}. {remedy}"
+        )
     return manifest
 
 
@@ -294,11 +310,14 @@ def _session(onnxruntime: ModuleType, path: Path, data: bytes, providers: list[s
         raise ModelError(f"{path} is no network that onnxruntime can load: {error}") from error
 
 
-def _check_shapes(path: Path, name: str, session: Any) -> None:
+def _check_shapes(path: Path, name: str, session: Any, planes: tuple[str, ...]) -> None:
     """Compare the graph's shapes with the contract; free lengths may have any name."""
-    for kind, nodes, wanted in (("input", session.get_inputs(), INPUTS), ("output", session.get_outputs(), OUTPUTS)):
+    contract = (
+        ("input", session.get_inputs(), input_shape(name, planes)),
+        ("output", session.get_outputs(), OUTPUTS[name]),
+    )
+    for kind, nodes, want in contract:
         shapes = [list(node.shape) for node in nodes]
-        want = wanted[name]
         fits = len(shapes) == 1 and len(shapes[0]) == len(want) and all(
             isinstance(have, int) == isinstance(length, int) and (isinstance(length, str) or have == length)
             for have, length in zip(shapes[0], want, strict=True)

@@ -21,7 +21,7 @@ from casa_deepfocus.core.detection import (
 from casa_deepfocus.core.noise import inverse_variance
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
 from casa_deepfocus.core.psf import Imager
-from casa_deepfocus.core.tiling import resample
+from casa_deepfocus.core.tiling import resample, resample_stamp
 from casa_deepfocus.pipeline.state import Search
 
 
@@ -47,11 +47,15 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
     for detection in maps:
         detection.image[~search.inside] = np.nan
     threshold = search.threshold("probability")
-    halo = int(search.networks.info.get("halo", 144))
+    info = search.networks.info
+    halo, planes = int(info.get("halo", 144)), info.get("planes", ("dirty",))
+    psf = WorkingPsf(search.imager, search.beam)
     model = _model_maps(search, maps)
     blobs: list[Blob] = []
     for index, detection in enumerate(maps):
-        probability = probability_map(detection, search.networks.blobs_finder, search.beam, halo)
+        probability = probability_map(
+            detection, search.networks.blobs_finder, search.beam, halo, planes=planes, psf=psf
+        )  # fmt: skip
         np.maximum(search.probability, _to_image(probability, search), out=search.probability)
         found = find_blobs(probability, detection, map_index=index, beam_pixels=search.beam, threshold=threshold)
         found = [b for b in found if b.snr >= levels[detection.kind]]
@@ -66,6 +70,41 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
     blobs = merge_blobs(blobs, maps, 0.5 * search.beam)
     blobs = without_sidelobes(blobs, maps, search.imager, search.beam, options.sidelobe_margin)
     return line, maps, without_crowding(blobs, maps, 1.5 * search.beam)
+
+
+class WorkingPsf:
+    """The PSF of a detection map on the networks' working pixels.
+
+    It is that of a channel near the map's middle, one of `NODES` over the band, as resampling costs more than the
+    PSF changes from node to node (8e-4 of the peak over 20 channels); an image of the whole band has the mean of them.
+
+    Parameters
+    ----------
+    imager : Imager
+    beam : float [pixel]
+    """
+
+    NODES = 9
+
+    def __init__(self, imager: Imager, beam: float) -> None:
+        self.imager = imager
+        self.beam = beam
+        self._made: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+    def __call__(self, detection: DetectionMap, size: int) -> NDArray[np.float32]:
+        """(size, size) float32, peak at (size // 2, size // 2)."""
+        nchan = self.imager.psf.shape[0]
+        nodes = np.unique(np.linspace(0, nchan - 1, self.NODES).round().astype(int))
+        if detection.kind == "line":
+            nodes = nodes[[np.abs(nodes - 0.5 * (detection.chan0 + detection.chan1)).argmin()]]
+        return np.mean([self._node(int(node), size) for node in nodes], axis=0)
+
+    def _node(self, chan: int, size: int) -> NDArray[np.float32]:
+        if (chan, size) not in self._made:
+            plane = self.imager.plane(chan)
+            scale = PIXELS_PER_BEAM / self.beam
+            self._made[chan, size] = resample_stamp(plane, plane.shape[1] // 2, plane.shape[0] // 2, scale, size)
+        return self._made[chan, size]
 
 
 def line_cube(residual: NDArray, sigma: NDArray) -> tuple[NDArray, Continuum]:
