@@ -1,60 +1,132 @@
-"""Command line of the simulations: ``python -m sim <command>``."""
+"""Simulated interferometer data with a known truth: datasets, injection, pictures. See docs/simulation.md."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from casa_deepfocus.errors import DeepFocusError
-from sim import psfbuild
 
 
-def _psfs(args: argparse.Namespace) -> None:
+def _psfs(args: argparse.Namespace) -> int:
+    from sim import psfbuild
+
     size = psfbuild.build_library(args.n, args.seed, progress=lambda text: sys.stdout.write(text + "\n"))
     sys.stdout.write(f"{psfbuild.LIBRARY}: {size / 1e6:.1f} MB\n")
+    return 0
 
 
-def _demo(args: argparse.Namespace) -> None:
+def _demo(args: argparse.Namespace) -> int:
     from sim.demo import write_demo
 
     table = write_demo(Path(args.out), args.seed)
     sys.stdout.write(f"{args.out}/demo.ms and {args.out}/truth.ecsv: {len(table)} sources\n")
+    return 0
 
 
-def _generate(args: argparse.Namespace) -> None:
-    from sim.fits import generate
+def _generate(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
 
-    sources = generate(args.preset, args.n, args.seed, Path(args.out), first=args.first)
-    sys.stdout.write(f"{args.out}: {args.n} fields, {sources} sources\n")
+    from sim.dataset import generate
+
+    # disable=None: on a terminal only.
+    with tqdm(desc="cubes", unit="cube", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int, error: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if error:
+                bar.write(f"failed: {error}", file=sys.stderr)
+
+        report = generate(
+            args.preset, args.n, args.seed, Path(args.out), backend=args.backend, first=args.first,
+            workers=args.workers, cluster=args.cluster, overwrite=args.overwrite, device=args.device,
+            products=args.products.split(","), memory_limit=args.memory_limit, progress=progress,
+        )  # fmt: skip
+    kept = f", {report.kept} stood already" if report.kept else ""
+    sys.stdout.write(f"{args.out}: {report.made} cubes made{kept}; {report.sources} sources in truth.ecsv\n")
+    for index, error in sorted(report.failed.items()):
+        sys.stderr.write(f"cube {index} failed: {error}\n")
+    if report.failed:
+        sys.stderr.write(f"{len(report.failed)} cubes failed; the same command tries them again\n")
+    return 1 if report.failed else 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+def _show(args: argparse.Namespace) -> int:
+    from sim.show import show
+
+    sys.stdout.write(f"{show(Path(args.folder), Path(args.out) if args.out else None)}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    psfs = commands.add_parser("psfs", help="build the library of PSFs anew")
-    psfs.add_argument("--n", type=int, default=240, help="number of entries")
-    psfs.add_argument("--seed", type=int, default=2211)
-    psfs.set_defaults(run=_psfs)
-    demo = commands.add_parser("demo", help="simulate a small measurement set with a known truth (CASA)")
-    demo.add_argument("--out", required=True, help="folder for demo.ms and truth.ecsv")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    generate = commands.add_parser(
+        "generate",
+        help="write many dirty cubes of a preset as FITS, with their truth",
+        description="Write DIR/<index>/{dirty,psf,pb}.fits and truth.ecsv for every cube, DIR/truth.ecsv of all and "
+        "DIR/manifest.json. Cube i depends on preset, seed and i alone; the same command goes on where it stopped.",
+        epilog="Example: python -m sim generate --preset alma --n 100 --seed 7 --out set --workers 4",
+    )
+    generate.add_argument("--preset", default="paper", help="name, or a YAML file (python -m sim presets lists them)")
+    generate.add_argument("--n", type=int, default=1, help="number of cubes")
+    generate.add_argument("--first", type=int, default=0, help="index of the first cube")
+    generate.add_argument("--seed", type=int, default=1, help="of the dataset; cubes of another seed are others")
+    generate.add_argument("--backend", default="fast", help="fast (exact, linear) or casa (simulator and tclean)")
+    generate.add_argument("--out", required=True, metavar="DIR", help="folder of the dataset")
+    generate.add_argument("--products", default="dirty,psf,pb", help="which images to write (the PSFs are the largest)")
+    generate.add_argument("--workers", type=int, default=1, help="processes of this machine, one thread each")
+    generate.add_argument("--memory-limit", help="of one worker process, such as 4GiB; above it the worker restarts")
+    generate.add_argument(
+        "--cluster", metavar="FILE", help="YAML file of a dask-jobqueue cluster, or address of a Dask scheduler"
+    )
+    generate.add_argument("--device", help="such as cuda: Fourier transforms of the fast backend with torch")
+    generate.add_argument(
+        "--overwrite", action="store_true", help="remove the cubes of an earlier run from DIR and start anew"
+    )
+    generate.set_defaults(run=_generate)
+    show = commands.add_parser(
+        "show",
+        help="draw a cube: moments, spectra and truth",
+        description="Draw moments, spectra and the truth of one cube as a PNG.",
+        epilog="Example: python -m sim show set/00000 --out cube.png",
+    )
+    show.add_argument("folder", help="folder of a cube that generate wrote")
+    show.add_argument("--out", metavar="PNG", help="the picture; show.png in the folder by default")
+    show.set_defaults(run=_show)
+    demo = commands.add_parser(
+        "demo",
+        help="simulate a small measurement set with a known truth (CASA)",
+        description="Write demo.ms and truth.ecsv: 20 minutes of 43 ALMA antennas with five sources, by simobserve.",
+    )
+    demo.add_argument("--out", required=True, metavar="DIR", help="folder for demo.ms and truth.ecsv")
     demo.add_argument("--seed", type=int, default=1, help="of the noise and the field's layout")
     demo.set_defaults(run=_demo)
-    generate = commands.add_parser("generate", help="write dirty cubes of the fast simulator as FITS")
-    generate.add_argument("--preset", default="paper", help="recipe of the fields: paper, alma")
-    generate.add_argument("--n", type=int, default=1, help="number of fields")
-    generate.add_argument("--first", type=int, default=0, help="index of the first field")
-    generate.add_argument("--seed", type=int, default=1)
-    generate.add_argument("--out", required=True, help="folder of the fields")
-    generate.set_defaults(run=_generate)
-    args = parser.parse_args(argv)
+    psfs = commands.add_parser(
+        "psfs",
+        help="build the library of PSFs anew",
+        description="Build sim/psfs.npz, the PSFs that training carries to machines without CASA.",
+    )
+    psfs.add_argument("--n", type=int, default=240, help="number of entries")
+    psfs.add_argument("--seed", type=int, default=2211, help="of the arrays, declinations and tracks drawn")
+    psfs.set_defaults(run=_psfs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
     try:
-        args.run(args)
-    except DeepFocusError as error:
-        sys.stderr.write(f"{error}\n")
+        return args.run(args)
+    except (DeepFocusError, OSError) as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
         return 1
-    return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where it stopped\n")
+        return 130
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from casa_deepfocus.errors import ParameterError, ProductError
 from sim import __main__ as command
 from sim import arrays, presets
 from sim.cube import convolved_sources, noise_cube, simulate, simulate_cube
-from sim.fits import generate, write_cube
+from sim.dataset import generate
+from sim.fits import write_cube
 from sim.response import ARCSEC, Coverage, Grid, airy, direct_image, matched_filter_snr, response
 from sim.sky import Source
 from sim.truth import truth_table
@@ -237,7 +238,7 @@ def test_generated_files(tmp_path: Path) -> None:
 def test_generate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", "--preset", "alma", "--n", "2", "--seed", "3", "--out", str(tmp_path / "set")]
     assert command.main(arguments) == 0
-    assert "2 fields" in capsys.readouterr().out
+    assert "2 cubes made" in capsys.readouterr().out
     table = Table.read(tmp_path / "set" / "truth.ecsv")
     assert set(table["field"]) <= {0, 1}
     assert {"snr", "beam_maj", "chan1"} <= set(table.colnames)

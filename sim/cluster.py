@@ -1,0 +1,324 @@
+"""Where cubes are made: in this process, in worker processes of this machine, or on a cluster, by Dask.
+
+A cluster is the address of a running scheduler or a YAML file, which has either ``address`` or the
+name of a class of dask-jobqueue with its keyword arguments (docs/simulation.md).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from casa_deepfocus.errors import DataError, DeepFocusError, MissingDependencyError, ParameterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Result = TypeVar("Result")
+Results = Iterator[tuple[int, Any]]
+Mapper = Callable[[Callable[[int], Any], Sequence[int]], Results]
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout: workers import `sim` from there."""
+
+DEATHS = 2
+"""How many workers may die over one cube before it is given up."""
+
+START_TIMEOUT = 3600.0
+"""Seconds without a single worker after which a run stops."""
+
+POLL = 0.2
+
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": DEATHS,
+    # Cubes are written by their workers: nothing can be spilled, and a worker that waits for its memory to fall
+    # would wait for ever. Above its limit it is restarted, and the cube is tried again.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    # A cube keeps its thread busy for minutes.
+    "distributed.admin.tick.limit": "1h",
+}
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SCHEMES = re.compile(r"(tcp|tls|ucx|ws|wss|inproc)://")
+KEYS = ("class", "options", "jobs", "adapt", "address", "start_timeout")
+EXTRA = 'pip install "casa-deepfocus[sim]"'
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """What a cluster file says.
+
+    Attributes
+    ----------
+    address : str, of a running scheduler; '' where jobs are to be submitted
+    kind : str, a class of dask-jobqueue
+    options : dict, its keyword arguments
+    jobs : int, to submit
+    adapt : dict, bounds (minimum_jobs, maximum_jobs, ...) between which the number of jobs follows the work
+    start_timeout : float [s], to wait for the first worker
+    """
+
+    address: str = ""
+    kind: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    jobs: int = 1
+    adapt: dict[str, Any] = field(default_factory=dict)
+    start_timeout: float = START_TIMEOUT
+
+
+@contextmanager
+def mapper(
+    workers: int, cluster: str | None = None, memory_limit: str | None = None
+) -> Iterator[Mapper]:
+    """How to do many tasks: a function of (task, indices) that yields (index, result) as they come.
+
+    The result of a task whose workers died is the exception.
+
+    Parameters
+    ----------
+    workers : int, processes of this machine; one without a memory limit is this process itself
+    cluster : str, address of a scheduler or path of a YAML file
+    memory_limit : str, of one worker process, such as '4GiB'
+
+    Raises
+    ------
+    ParameterError, DataError
+        When the cluster file or the limit is wrong, or no worker can be had.
+    MissingDependencyError
+        When Dask is needed and not installed.
+    """
+    if cluster is None and workers == 1 and memory_limit is None:
+        yield lambda task, indices: ((index, task(index)) for index in indices)
+        return
+    described = read_cluster(cluster) if cluster is not None else None
+    if described is not None and memory_limit is not None:
+        raise ParameterError(
+            "memory_limit", memory_limit, "does not reach the workers of a cluster", "give `memory` in its file"
+        )
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        raise MissingDependencyError(f"more than one worker needs Dask ({error}): {EXTRA}") from error
+    with dask.config.set(SETTINGS):
+        timeout = described.start_timeout if described is not None else START_TIMEOUT
+        scheduler = _local(workers, memory_limit) if described is None else _remote(described)
+        try:
+            try:
+                client = distributed.Client(scheduler, set_as_default=False)
+            except (OSError, TimeoutError) as error:
+                raise DataError(f"no scheduler answers at {scheduler} ({_line(error)})") from error
+            with client:
+                yield partial(_completed, client, timeout)
+        finally:
+            if not isinstance(scheduler, str):
+                scheduler.close()
+
+
+def _local(workers: int, memory_limit: str | None) -> Any:
+    from dask.utils import parse_bytes
+    from distributed import LocalCluster
+    from distributed.system import MEMORY_LIMIT
+
+    try:
+        limit = parse_bytes(memory_limit) if memory_limit is not None else MEMORY_LIMIT // workers
+    except ValueError as error:
+        raise ParameterError("memory_limit", memory_limit, "not a size", "give one such as 4GiB") from error
+    return LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=None,
+        silence_logs="CRITICAL",
+    )  # fmt: skip
+
+
+def read_cluster(text: str) -> ClusterFile:
+    """Read a cluster file, or take the address of a scheduler for what it is.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, or something in it is not understood: it names the file, the key and the
+        nearest valid one.
+    MissingDependencyError
+        When it needs a package that is not installed.
+    """
+    if SCHEMES.match(text):
+        return ClusterFile(address=text)
+    path = Path(text)
+    if not path.is_file():
+        raise ParameterError("cluster", text, "no such file", "give a YAML file or an address such as tcp://host:8786")
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError(f"a cluster file needs PyYAML ({error}): {EXTRA}") from error
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no YAML ({_line(error)})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold keys and values: class and options, or address")
+    _known(path, "", content, KEYS)
+    if ("address" in content) == ("class" in content):
+        raise DataError(f"{path} must have either `address` or `class`")
+    for key, kind in (("options", dict), ("adapt", dict), ("jobs", int), ("start_timeout", (int, float)),
+                      ("address", str), ("class", str)):  # fmt: skip
+        if key in content and not isinstance(content[key], kind):
+            raise DataError(f"{path}: {key} is {content[key]!r}, which is of the wrong kind")
+    described = ClusterFile(
+        address=content.get("address", ""), kind=content.get("class", ""), options=content.get("options", {}),
+        jobs=content.get("jobs", 1), adapt=content.get("adapt", {}),
+        start_timeout=float(content.get("start_timeout", START_TIMEOUT)),
+    )  # fmt: skip
+    if described.address and not SCHEMES.match(described.address):
+        raise DataError(f"{path}: address {described.address!r} must look like tcp://host:8786")
+    if described.jobs < 1:
+        raise DataError(f"{path}: jobs is {described.jobs}; at least 1 is needed")
+    if described.kind:
+        _check_class(path, described)
+    return described
+
+
+def _known(path: Path, where: str, content: dict[str, Any], valid: Sequence[str]) -> None:
+    for key in content:
+        if key not in valid:
+            near = get_close_matches(str(key), valid, 1, 0.5)
+            hint = f"did you mean `{near[0]}`?" if near else f"it may have {', '.join(sorted(valid))}"
+            raise DataError(f"{path}: unknown key `{where}{key}`; {hint}")
+
+
+def cluster_classes() -> dict[str, Any]:
+    """The classes of dask-jobqueue, by name.
+
+    Raises
+    ------
+    MissingDependencyError
+        When it is not installed.
+    """
+    try:
+        import dask_jobqueue
+    except ImportError as error:
+        raise MissingDependencyError(f"a cluster of jobs needs dask-jobqueue ({error}): {EXTRA}") from error
+    base = dask_jobqueue.JobQueueCluster
+    found = {name: getattr(dask_jobqueue, name) for name in dir(dask_jobqueue)}
+    return {
+        name: kind
+        for name, kind in found.items()
+        if inspect.isclass(kind) and issubclass(kind, base) and kind.job_cls is not None
+    }
+
+
+def _check_class(path: Path, described: ClusterFile) -> None:
+    classes = cluster_classes()
+    if described.kind not in classes:
+        raise DataError(f"{path}: no class {described.kind!r} in dask-jobqueue; it has {', '.join(sorted(classes))}")
+    kind = classes[described.kind]
+    valid: set[str] = set()
+    for parent in (*kind.__mro__, *kind.job_cls.__mro__):
+        if "__init__" in vars(parent):
+            parameters = inspect.signature(vars(parent)["__init__"]).parameters.values()
+            valid |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    _known(path, "options.", described.options, sorted(valid - NOT_OPTIONS))
+    bounds = inspect.signature(kind.adapt).parameters
+    _known(path, "adapt.", described.adapt, sorted({*bounds, "minimum", "maximum"} - {"self", "args", "kwargs"}))
+    for key in ("cores", "memory"):
+        if key not in described.options:
+            raise DataError(f"{path}: options.{key} is missing: what one job asks for")
+
+
+NOT_OPTIONS = {"self", "job_cls", "loop", "asynchronous", "scheduler", "n_workers", "args", "kwargs", "job_kwargs"}
+"""Arguments of the classes that no file can give."""
+
+
+def _remote(described: ClusterFile) -> Any:
+    """The scheduler's address, or a new cluster of jobs."""
+    if described.address:
+        return described.address
+    options = dict(described.options)
+    exports = [f"export {name}=1" for name in THREADS]
+    # Jobs inherit no dask configuration, and start in no particular folder.
+    exports += [
+        f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value}"
+        for key, value in SETTINGS.items()
+        if ".worker." in key
+    ]
+    exports.append(f'export PYTHONPATH="{ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"')
+    options["job_script_prologue"] = [*options.get("job_script_prologue", []), *exports]
+    # One thread a worker: CASA and the Fourier transforms want a process of their own.
+    options.setdefault("processes", options["cores"])
+    try:
+        cluster = cluster_classes()[described.kind](**options)
+    except DeepFocusError:
+        raise
+    except Exception as error:  # Whatever a scheduler's class makes of its options is the user's to mend.
+        raise DataError(f"{described.kind} cannot be set up: {_line(error)}") from error
+    try:
+        if described.adapt:
+            cluster.adapt(**described.adapt)
+        else:
+            cluster.scale(jobs=described.jobs)
+    except Exception as error:
+        cluster.close()
+        raise DataError(f"{described.kind} cannot submit jobs: {_line(error)}") from error
+    return cluster
+
+
+def _completed(
+    client: Client, timeout: float, task: Callable[[int], Result], indices: Sequence[int]
+) -> Iterator[tuple[int, Result | BaseException]]:
+    """Index and result of every task as they come, or the error of a task whose workers died."""
+    from distributed import as_completed
+
+    _wait(client, timeout)
+    indices_of = {f"cube-{index}-{os.getpid()}": index for index in indices}
+    futures = [client.submit(task, index, key=key, pure=False) for key, index in indices_of.items()]
+    try:
+        waiting = as_completed(futures, loop=client.loop)
+        idle_since = time.monotonic()
+        while not waiting.is_empty():
+            batch = waiting.next_batch(block=False)
+            for future in batch:
+                error = future.exception()
+                yield indices_of[future.key], error if error is not None else future.result()
+                future.release()
+            if batch or client.scheduler_info()["workers"]:
+                idle_since = time.monotonic()
+            if time.monotonic() - idle_since > timeout:
+                raise DataError(f"no worker for {timeout:.0f} s; give the same command again to go on")
+            if not batch:
+                time.sleep(POLL)
+    finally:
+        client.cancel(futures)
+
+
+def _wait(client: Client, timeout: float) -> None:
+    """Wait for the first worker, and see that it can import `sim`."""
+    try:
+        client.wait_for_workers(1, timeout=timeout)
+    except TimeoutError as error:
+        raise DataError(
+            f"no worker came within {timeout:.0f} s: look at the queue and at the jobs' own logs"
+        ) from error
+
+    def finds_sim() -> bool:
+        from importlib.util import find_spec
+
+        return find_spec("sim") is not None and find_spec("casa_deepfocus") is not None
+
+    # A function inside a function travels by value: workers need no `sim` to run it.
+    lost = [worker for worker, found in client.run(finds_sim).items() if not found]
+    if lost:
+        raise DataError(f"the worker at {lost[0]} cannot import sim: start workers with PYTHONPATH={ROOT}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
