@@ -64,7 +64,7 @@ class SkySource:
     Attributes
     ----------
     ra, dec : float [deg], ICRS
-    fwhm_maj, fwhm_min : float [arcsec], intrinsic; both 0 for a point. `fwhm_min` of a disc follows from its inclination
+    fwhm_maj, fwhm_min : float [arcsec], intrinsic; both 0 for a point. A disc has its `fwhm_min` from its inclination
     pa : float [deg], north through east
     continuum : float [Jy], at `freq0`
     alpha : float, spectral index
