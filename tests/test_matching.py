@@ -12,12 +12,10 @@ from casa_deepfocus.core.matching import (
     channel_ranges,
     draw_boxes,
     match_physical,
-    score_deepfocus,
-    score_physical,
-    snr_at_half,
 )
 from casa_deepfocus.core.preprocessing import BOX_LEVEL, TARGET_SMOOTHING
-from casa_deepfocus.core.residuals import position_bound, summarise
+from casa_deepfocus.core.residuals import line_flux_accuracy, position_bound, summarise
+from casa_deepfocus.core.scores import match_deepfocus, score_deepfocus, score_physical, snr_at_half
 from casa_deepfocus.errors import ParameterError
 
 BEAM = 6.0
@@ -26,6 +24,10 @@ BEAM = 6.0
 def sources(x, y, chan=np.nan, line_fwhm=8.0, **more) -> Sources:
     more = {"fwhm_maj": 5.0, "fwhm_min": 3.0, "pa": 30.0, "snr": 20.0, "continuum": 0.0, **more}
     return Sources.build(x=x, y=y, beam=BEAM, chan=chan, line_fwhm=line_fwhm, **more)
+
+
+def boxes_score(truth: Sources, found: Sources) -> dict[str, float]:
+    return score_deepfocus(truth, found, match_deepfocus(truth, found, 128))
 
 
 def counts(matching) -> tuple[int, int, int, int]:
@@ -141,7 +143,7 @@ def test_empty_tables():
     assert counts(match_physical(one, none)) == (0, 1, 0, 0)
     assert counts(match_physical(none, none)) == (0, 0, 0, 0)
     assert np.isnan(score_physical(none, one, match_physical(none, one))["recall"])
-    assert score_deepfocus(none, one, 128)["false_positives_lenient"] == 1
+    assert boxes_score(none, one)["false_positives_lenient"] == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -167,18 +169,18 @@ def test_intersection_over_union():
 def test_the_papers_score_one_to_one_and_lenient():
     truth = sources([50.0, 90.0], [50.0, 90.0], [64.0, 30.0])
     found = sources([50.5, 50.0, 90.0], [50.0, 50.0, 90.0], [64.0, 65.0, 30.0], fwhm_maj=[5.0, 5.0, 30.0])
-    score = score_deepfocus(truth, found, 128)
+    score = boxes_score(truth, found)
     assert (score["true_positives"], score["false_positives"]) == (1, 2)
     assert (score["recall"], score["mean_iou"]) == (0.5, 1.0)
     assert (score["recall_lenient"], score["false_positives_lenient"]) == (0.5, 1)
     # A spectral range that is off fails although position and shape are perfect.
-    assert score_deepfocus(truth, sources([50.0, 90.0], [50.0, 90.0], [72.0, 38.0]), 128)["recall"] == 0.0
+    assert boxes_score(truth, sources([50.0, 90.0], [50.0, 90.0], [72.0, 38.0]))["recall"] == 0.0
 
 
 def test_a_merged_blend_counts_for_both_only_in_the_lenient_score():
     truth = sources([50.0, 50.5], [50.0, 50.0], [64.0, 65.0])
     found = sources([50.2], [50.0], [64.5])
-    score = score_deepfocus(truth, found, 128)
+    score = boxes_score(truth, found)
     assert (score["true_positives"], score["true_positives_lenient"]) == (1, 2)
 
 
@@ -201,6 +203,26 @@ def test_completeness_and_blends_are_binned():
     assert score["recall_snr5"] == 0.5
     pair = next(row for row in score["blends"] if row["low"] == 1.0)
     assert (pair["n"], pair["both"], pair["one"]) == (1, 0, 1)
+    assert score["blends_beam"] == {"n": 1, "both": 0, "recall": 0.0}
+
+
+def test_blends_of_half_a_beam_count_where_their_lines_are_apart():
+    # Half a beam is 3 pixels; line FWHM 8 channels, so 8 channels do not yet part them.
+    truth = sources([50.0, 53.0, 50.0, 53.0], [50.0] * 4, [40.0, 49.0, 40.0, 47.0], field=[1, 1, 2, 2])
+    score = score_physical(truth, truth, match_physical(truth, truth))
+    assert score["blends_half"] == {"n": 1, "both": 1, "recall": 1.0}
+    row = next(row for row in score["blends"] if row["low"] == 0.25)
+    assert (row["n"], row["both"], row["n_apart"], row["both_apart"]) == (2, 2, 1, 1)
+
+
+def test_completeness_of_line_only_sources_stands_apart():
+    snr = np.tile(np.arange(3.0, 9.0), 2)
+    grid = np.arange(snr.size)
+    truth = sources(50.0 + 0.0 * snr, 50.0, 64.0, snr=snr, field=grid, continuum=np.repeat([0.0, 1.0], 6))
+    found = truth.take(np.where(truth.continuum == 0.0, snr > 5.5, snr > 3.5))
+    score = score_physical(truth, found, match_physical(truth, found))
+    assert 3.5 < score["snr50"] < 5.5
+    assert score["snr50_line_only"] == pytest.approx(5.5, rel=0.12)
 
 
 def test_residuals_recover_planted_bias_scatter_and_coverage():
@@ -214,10 +236,13 @@ def test_residuals_recover_planted_bias_scatter_and_coverage():
         pa=(truth.pa + 170.0 + noise["pa"]) % 180.0, line_flux=2.0 + noise["line_flux"], errors=sigma,
     )  # fmt: skip
     table = summarise(truth, found, match_physical(truth, found).pairs)
+    assert truth.snr[0] > 10.0
     assert table["x"]["n"] == n
     assert table["x"]["bias"] == pytest.approx(0.1, abs=0.02)
     assert table["x"]["std"] == pytest.approx(0.2, rel=0.05)
-    assert table["x"]["over_bound"] == pytest.approx(0.2 / position_bound(truth)[0], rel=0.1)
+    for kind in ("over_crlb", "over_crlb_robust"):
+        assert table["x"][kind] == pytest.approx(0.2 / position_bound(truth)[0], rel=0.1)
+    assert np.isnan(table["line_flux"]["over_crlb"])
     assert table["pa"]["bias"] == pytest.approx(-10.0, abs=0.3)
     assert table["line_flux"]["std"] == pytest.approx(0.1, rel=0.05)
     assert table["chan"]["coverage68"] == pytest.approx(0.683, abs=0.03)
@@ -231,3 +256,35 @@ def test_residuals_leave_out_blends_and_round_sources():
     table = summarise(truth, truth, np.stack([np.arange(3)] * 2, axis=1))
     assert table["x"]["n"] == 1
     assert table["pa"]["n"] == 0
+
+
+def test_residuals_are_those_of_clear_sources():
+    truth = sources([50.0, 150.0], [50.0, 50.0], [64.0, 64.0], snr=[9.0, 11.0])
+    pairs = np.stack([np.arange(2)] * 2, axis=1)
+    assert summarise(truth, truth, pairs)["x"]["n"] == 1
+    assert summarise(truth, truth, pairs, 0.0)["x"]["n"] == 2
+
+
+def test_scatter_over_the_bounds_of_the_truth():
+    n, rng = 4000, np.random.default_rng(11)
+    grid = np.arange(n)
+    bounds = {"x": rng.uniform(0.05, 0.2, n), "line_flux": rng.uniform(0.1, 0.4, n), "fwhm_maj": np.full(n, 0.3)}
+    truth = Sources.build(
+        x=50.0 + 0.0 * grid, y=50.0, beam=BEAM, field=grid, chan=64.0, line_fwhm=8.0, line_flux=2.0, snr=20.0,
+        fwhm_maj=5.0, bounds=bounds,
+    )  # fmt: skip
+    wide = {"x": 1.5, "line_flux": 1.0, "fwhm_maj": 2.0}
+    moved = {name: getattr(truth, name) + wide[name] * rng.normal(0.0, bounds[name]) for name in wide}
+    found = Sources.build(y=50.0, beam=BEAM, field=grid, chan=64.0, line_fwhm=8.0, **moved)
+    pairs = match_physical(truth, found).pairs
+    assert len(pairs) == n
+    table = summarise(truth, found, pairs)
+    for name, factor in wide.items():
+        assert table[name]["over_crlb"] == pytest.approx(factor, rel=0.05)
+    # At the bound, the fraction within 10 % is the one that the bound allows: neither all nor none.
+    row = next(row for row in line_flux_accuracy(truth, found, pairs) if row["n"])
+    assert (row["low"], row["n"]) == (20.0, n)
+    assert 0.4 < row["within_bound"] < 0.8
+    assert row["within"] == pytest.approx(row["within_bound"], abs=0.03)
+    assert row["std"] == pytest.approx(row["std_bound"], rel=0.05)
+    assert abs(row["bias"]) < 4.0 * row["bias_err"]

@@ -1,7 +1,7 @@
 """``python -m training evaluate``: simulate fields, run the pipeline, score, print the scoreboard.
 
-The fields come from the fast simulator, one seed each, so that any number of workers gives the same
-scores. The paper's numbers (arXiv:2211.11462, Tables 4 and 5) stand beside ours.
+The fields come from the simulator, each from (preset, seed, index) alone, so that any number of workers,
+and a run that was killed and resumed, give the same scores. The paper's numbers stand beside ours.
 """
 
 from __future__ import annotations
@@ -11,39 +11,25 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Table, vstack
+from astropy.table import Table
+from tqdm import tqdm
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
-from training.score import Score, plain, score_tables, summary
-
-PAPER = {
-    "recall": 0.923,
-    "precision": 1.0,
-    "mean_iou": 0.74,
-    "false_positives": 0,
-    "n_sources": 4556,
-}
-"""The paper's Table 4, row 'Pipeline' (its counting is our lenient one)."""
-
-PAPER_RESIDUALS = {
-    "x": (-0.004, 0.73),
-    "y": (-0.005, 0.67),
-    "fwhm_maj": (-0.04, 0.46),
-    "fwhm_min": (-0.12, 0.45),
-    "pa": (-0.65, 20.28),
-    "chan": (0.0, 0.003),
-    "line_fwhm": (0.0, 0.001),
-    "line_flux": (0.07, 0.36),
-}
-"""The paper's Table 5: mean and std of true - predicted [pixel, deg, channel]; of the flux the relative error."""
+from casa_deepfocus.core.scores import line_only
+from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
+from training.bootstrap import poisson_upper, score_errors
+from training.ideal import Ideal, false_alarms_per_cube, ideal_filter
+from training.score import Score, plain, score_tables
+from training.store import FieldResult, Store, join
 
 Simulate = Callable[[str, int, int, bool], tuple[Cube, Table]]
 """(preset, seed, index, empty) -> cube and truth of one field."""
@@ -51,32 +37,64 @@ Simulate = Callable[[str, int, int, bool], tuple[Cube, Table]]
 Search = Callable[[Cube], Table]
 """Cube -> catalogue."""
 
-FIELD_META = ("beam_maj", "beam_min", "cell", "nchan", "chan_width_kms")
+Job = tuple[str, int, int, bool]
+"""preset, seed, index, empty"""
 
+FIELD_META = ("beam_maj", "beam_min", "cell", "nchan", "nx", "ny", "chan_width_kms")
 
-@dataclass(frozen=True)
-class FieldResult:
-    """One field: its number, truth, catalogue and the seconds of the search."""
-
-    field: int
-    truth: Table
-    catalogue: Table
-    seconds: float
+FIRST_EMPTY = 1_000_000
+"""Number of the first field without sources, so that --n can grow on --resume."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All fields of one evaluation and their score."""
+    """All fields of one evaluation and their score.
 
+    Attributes
+    ----------
+    preset, seed, n_fields : which fields; `n_fields` counts those meant to hold sources
+    truth, catalogue : astropy Table, of all fields, with a column `field`
+    score : Score
+    errors : dict, standard errors by bootstrap over fields (`score_errors`)
+    ideal : Ideal, the ideal filter at the same rate of false alarms
+    seconds : float, of the search of one field
+    failed : dict, field -> why it could not be searched; these fields are in no score
+    """
+
+    preset: str
+    seed: int
     n_fields: int
     truth: Table
     catalogue: Table
     score: Score
+    errors: dict[str, Any]
+    ideal: Ideal
     seconds: float
+    failed: dict[int, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers; `n_fields` counts the fields meant to hold sources."""
-        return {**self.score.as_dict(), "n_fields": self.n_fields, "seconds_per_field": plain(self.seconds)}
+        """Plain numbers."""
+        empty = self.score.empty
+        rates = {"rate": empty["false_alarms"] / empty["n_fields"] if empty["n_fields"] else None}
+        if empty["n_fields"]:
+            rates["rate_upper95"] = poisson_upper(empty["false_alarms"]) / empty["n_fields"]
+        values = {
+            **self.score.as_dict(),
+            "preset": self.preset,
+            "seed": self.seed,
+            "n_fields": self.n_fields,
+            "n_failed": len(self.failed),
+            "empty": {**empty, **rates},
+            "errors": self.errors,
+            "ideal": {
+                "rate": self.ideal.rate,
+                "threshold": float(np.nanmedian(self.ideal.blind)) if len(self.score.truth) else None,
+                "snr50": self.ideal.snr50,
+                "snr50_line_only": self.ideal.take(line_only(self.score.truth)).snr50,
+            },
+            "seconds_per_field": self.seconds,
+        }
+        return plain(values)
 
 
 def simulate_field(preset: str, seed: int, index: int, empty: bool) -> tuple[Cube, Table]:
@@ -123,16 +141,23 @@ def _start(simulate: Simulate, search: Search) -> None:
     _worker.update(simulate=simulate, search=search)
 
 
-def _work(job: tuple[str, int, int, bool]) -> FieldResult:
-    return run_field(_worker["simulate"], _worker["search"], *job)
+def _work(job: Job) -> FieldResult:
+    return run_field(_worker["simulate"], _worker["search"], job)
 
 
-def run_field(simulate: Simulate, search: Search, preset: str, seed: int, index: int, empty: bool) -> FieldResult:
-    """Simulate one field and search it; both tables get the column `field`, the truth also the field's beam."""
-    cube, truth = simulate(preset, seed, index, empty)
-    start = time.perf_counter()
-    found = search(cube)
-    seconds = time.perf_counter() - start
+def run_field(simulate: Simulate, search: Search, job: Job) -> FieldResult:
+    """Simulate one field and search it; both tables get the column `field`, the truth also the field's geometry.
+
+    A field that cannot be simulated or searched is a result with an error, so that one does not end them all.
+    """
+    index, empty = job[2:]
+    try:
+        cube, truth = simulate(*job)
+        start = time.perf_counter()
+        found = search(cube)
+        seconds = time.perf_counter() - start
+    except Exception as error:
+        return FieldResult(index, empty, None, None, 0.0, f"{type(error).__name__}: {error}")
     truth, found = truth.copy(), found.copy()
     for key in FIELD_META:
         value = truth.meta.get(key, found.meta.get(key))
@@ -140,28 +165,27 @@ def run_field(simulate: Simulate, search: Search, preset: str, seed: int, index:
             truth[key] = np.full(len(truth), value)
     for table in (truth, found):
         table["field"] = np.full(len(table), index, dtype=np.int64)
-    return FieldResult(index, truth, found, seconds)
+    return FieldResult(index, empty, truth, found, seconds)
 
 
-def _results(jobs: list[tuple[str, int, int, bool]], simulate: Simulate, search: Search, workers: int) -> Iterator:
+def _results(jobs: list[Job], simulate: Simulate, search: Search, workers: int) -> Iterator[FieldResult]:
     if workers <= 1:
         for job in jobs:
-            yield run_field(simulate, search, *job)
+            yield run_field(simulate, search, job)
         return
     # Forked workers would share the threads' locks of the networks' runtime.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(simulate, search)) as pool:
-        yield from pool.map(_work, jobs)
-
-
-def _joined(tables: Iterable[Table]) -> Table:
-    listed = list(tables)
-    table = vstack(listed, join_type="outer", metadata_conflicts="silent")
-    # One meta for all: what every field agrees on.
-    shared = {k: v for k, v in listed[0].meta.items() if all(t.meta.get(k) == v for t in listed)}
-    table.meta.clear()
-    table.meta.update(shared)
-    return table
+        waiting = [pool.submit(_work, job) for job in jobs]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process was killed, most often for memory; go on with --resume and fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def evaluate(
@@ -174,23 +198,27 @@ def evaluate(
     simulate: Simulate | None = None,
     search: Search | None = None,
     mode: str = "both",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    store: Store | None = None,
+    progress: Callable[[FieldResult, int], None] = lambda result, total: None,
 ) -> Evaluation:
     """Simulate and search `n` fields with sources and `empty` ones without, and score.
 
     Parameters
     ----------
-    preset : str, name of a preset of the simulator
+    preset : str, a preset of the simulator or its file
     n, seed, empty : int
     workers : int, processes; simulate and search must then be picklable
     simulate, search : callables; the fast simulator and the pipeline unless given
     mode : {'line', 'continuum', 'both'}
-    progress : callable (fields done, all fields)
+    store : Store, where the fields are kept; fields that are there are not searched again
+    progress : callable (field that is done, fields to do)
 
     Raises
     ------
     ParameterError
-        When `n` is not positive or `empty` negative.
+        When `n` or `workers` is not positive or `empty` negative.
+    DataError
+        When no field could be searched, or a worker was killed.
     """
     if n < 1:
         raise ParameterError("--n", n, "at least one field is needed")
@@ -199,62 +227,68 @@ def evaluate(
     if workers < 1:
         raise ParameterError("--workers", workers, "at least one process is needed")
     simulate, search = simulate or simulate_field, search or PipelineSearch(mode=mode)
-    jobs = [(preset, seed, index, index >= n) for index in range(n + empty)]
-    results = []
+    store = store or Store(None, {})
+    wanted = {index: index >= FIRST_EMPTY for index in (*range(n), *range(FIRST_EMPTY, FIRST_EMPTY + empty))}
+    done = store.done()
+    jobs = [(preset, seed, index, barren) for index, barren in wanted.items() if index not in done]
     for result in _results(jobs, simulate, search, min(workers, len(jobs))):
-        results.append(result)
-        progress(len(results), len(jobs))
-    truth = _joined(r.truth for r in results)
-    found = _joined(r.catalogue for r in results)
-    barren = sum(len(r.truth) == 0 for r in results)
-    truth.meta["empty_fields"] = barren
+        store.add(result)
+        progress(result, len(jobs))
+    return collect(store, wanted, preset, seed, mode)
+
+
+def collect(store: Store, wanted: dict[int, bool], preset: str, seed: int, mode: str) -> Evaluation:
+    """Score what a store holds of the fields `wanted` (number -> without sources)."""
+    results, failed = {}, {}
+    for result in store.results():
+        if result.field in wanted:
+            (failed if result.error else results)[result.field] = result
+    failed = {field: result.error for field, result in sorted(failed.items()) if field not in results}
+    if not results:
+        raise DataError(f"no field could be searched; field {next(iter(failed))}: {next(iter(failed.values()))}")
+    kept = [results[field] for field in sorted(results)]
+    truth, found = join([r.truth for r in kept]), join([r.catalogue for r in kept])
+    barren = sum(len(r.truth) == 0 for r in kept)
+    truth.meta |= {"empty_fields": barren, "preset": preset, "seed": seed}
     score = score_tables(truth, found, mode=mode, empty_fields=barren)
-    return Evaluation(n, truth, found, score, float(np.mean([r.seconds for r in results])))
+    sky = [r.field for r in kept if not r.empty]
+    alarms = score.empty["false_alarms"] if barren else len(score.matching.false_positives)
+    rate = false_alarms_per_cube(alarms, barren or len(sky))
+    return Evaluation(
+        preset=preset,
+        seed=seed,
+        n_fields=sum(not value for value in wanted.values()),
+        truth=truth,
+        catalogue=found,
+        score=score,
+        errors=score_errors(score, [r.field for r in kept if len(r.truth)]),
+        ideal=ideal_filter(score.truth, *_volume(truth), rate),
+        seconds=float(np.mean([r.seconds for r in kept])),
+        failed=failed,
+    )
 
 
-def _cell(value: float) -> str:
-    return f"{value:<12.3f}" if np.isfinite(value) else f"{'-':<12s}"
-
-
-def scoreboard(result: Evaluation) -> list[str]:
-    """Lines: our numbers beside the paper's, then all of ours."""
-    strict, rest = result.score.deepfocus, result.score.residuals
-    rows = [
-        "                          ours        ours        paper",
-        "                          one to one  lenient     Table 4 (its own simulated test set)",
-        *(
-            f"{label:<26s}{_cell(strict[key])}{_cell(strict.get(key + '_lenient', np.nan))}{PAPER[key]:.3f}"
-            for label, key in (("recall", "recall"), ("precision", "precision"), ("mean 2D IoU", "mean_iou"))
-        ),
-        (
-            f"false positives           {strict['false_positives']:<12d}{strict['false_positives_lenient']:<12d}"
-            f"{PAPER['false_positives']} (of {PAPER['n_sources']} sources; ours {len(result.score.truth)})"
-        ),
-        "",
-        "residual                  our bias    our std     paper mean, std (Table 5; true - predicted)",
+def _volume(truth: Table) -> tuple[np.ndarray, np.ndarray]:
+    # Pixels of the image and channels of the cube of each source; NaN where the simulator does not say.
+    values = [
+        np.asarray(truth[name], dtype=float) if name in truth.colnames else np.full(len(truth), np.nan)
+        for name in ("nx", "ny", "nchan")
     ]
-    for name, (mean, std) in PAPER_RESIDUALS.items():
-        ours = rest[name]
-        rows.append(f"{name:<26s}{_cell(ours['bias'])}{_cell(ours['std'])}{-mean + 0.0:.3f}, {std:.3f} (sign as ours)")
-    rows += ["", *summary(result.score), "", f"seconds a field: {result.seconds:.2f}"]
-    return rows
+    return values[0] * values[1], values[2]
 
 
-def write_tables(result: Evaluation, folder: str) -> None:
-    """Write truth.ecsv and catalogue.ecsv, with a `field` column, for ``python -m training score``."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, table in (("truth", result.truth), ("catalogue", result.catalogue)):
-            table.write(Path(folder) / f"{name}.ecsv", overwrite=True)
-        text = json.dumps(result.as_dict(), indent=1)
-        (Path(folder) / "scores.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ProductError(f"--out={folder!r}: cannot be written ({error})") from error
+def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the fields' results depend on; a preset's file by its content."""
+    values = {name: getattr(args, name) for name in ("preset", "seed", "models", "mode", "minsnr")}
+    for name, path in (("preset", Path(args.preset)), ("models", Path(args.models) / "manifest.json")):
+        if path.is_file():
+            values[f"{name}_crc32"] = zlib.crc32(path.read_bytes())
+    return values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``python -m training evaluate``."""
-    parser.add_argument("--preset", default="paper", help="preset of the simulator")
+    parser.add_argument("--preset", default="paper", help="preset of the simulator, or the file of one")
     parser.add_argument("--n", type=int, default=100, help="fields with sources")
     parser.add_argument("--empty", type=int, help="fields without sources, to count false alarms (n / 10)")
     parser.add_argument("--seed", type=int, default=20221121, help="of the fields; not one that was trained on")
@@ -263,29 +297,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", default="both", choices=("line", "continuum", "both"))
     parser.add_argument("--minsnr", type=float, default=5.0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--out", default="", help="folder for truth, catalogue and scores")
+    parser.add_argument("--out", default="", help="folder for fields, tables, figures and scores")
+    parser.add_argument("--resume", action="store_true", help="go on with the fields that --out holds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _progress(done: int, total: int) -> None:
-    if done == total or done % 10 == 0:
-        sys.stderr.write(f"{done} of {total} fields\n")
+class _Progress:
+    """A bar on a terminal, nothing else."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __call__(self, result: FieldResult, total: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=total, unit="field", file=sys.stderr, disable=not sys.stderr.isatty())
+        self._bar.update()
+        if result.error:
+            self._bar.write(f"field {result.field}: {result.error}", file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the scoreboard; 1 when something cannot be used."""
+    """Print the scoreboard; 1 when something cannot be used or a field failed."""
+    from training import report
+
+    progress = _Progress()
     try:
         search = PipelineSearch(args.models, args.device, args.mode, args.minsnr)
         empty = max(1, args.n // 10) if args.empty is None else args.empty
+        store = Store(Path(args.out) if args.out else None, recipe_of(args), resume=args.resume)
         result = evaluate(
             args.preset, args.n, args.seed, empty=empty, workers=args.workers, search=search, mode=args.mode,
-            progress=_progress,
+            store=store, progress=progress,
         )  # fmt: skip
         if args.out:
-            write_tables(result, args.out)
+            report.write(result, Path(args.out))
     except DeepFocusError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    text = json.dumps(result.as_dict()) if args.json else "\n".join(scoreboard(result))
+    finally:
+        progress.close()
+    text = json.dumps(result.as_dict()) if args.json else "\n".join(report.scoreboard(result))
     sys.stdout.write(text + "\n")
-    return 0
+    for field, why in result.failed.items():
+        sys.stderr.write(f"field {field} is in no score: {why}\n")
+    return 1 if result.failed else 0

@@ -15,16 +15,9 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.matching import (
-    MODES,
-    Matching,
-    Sources,
-    match_physical,
-    score_deepfocus,
-    score_physical,
-    separations,
-)
-from casa_deepfocus.core.residuals import PARAMETERS, difference, summarise
+from casa_deepfocus.core.matching import MODES, Matching, Sources, match_physical, separations
+from casa_deepfocus.core.residuals import CLEAR_SNR, PARAMETERS, difference, line_flux_accuracy, summarise
+from casa_deepfocus.core.scores import Deepfocus, match_deepfocus, score_deepfocus, score_physical
 from casa_deepfocus.errors import DeepFocusError, ParameterError
 from training.tables import Columns, read_table, to_sources
 
@@ -37,16 +30,22 @@ class Score:
     ----------
     truth, found : Sources
     matching : Matching
+    boxes : Deepfocus, the match by the paper's criteria
     physical, deepfocus, empty : dict of numbers (`score_physical`, `score_deepfocus`)
-    residuals : dict of dict (`summarise`)
+    residuals : dict of dict (`summarise`), isolated sources above CLEAR_SNR
+    residuals_all : the same at any SNR
+    line_flux : list of dict (`line_flux_accuracy`)
     """
 
     truth: Sources
     found: Sources
     matching: Matching
+    boxes: Deepfocus
     physical: dict[str, Any]
     deepfocus: dict[str, float]
     residuals: dict[str, dict[str, float]]
+    residuals_all: dict[str, dict[str, float]]
+    line_flux: list[dict[str, float]]
     empty: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,8 +55,8 @@ class Score:
             "n_sources": len(self.truth),
             "n_detections": len(self.found),
         }
-        parts = {"physical": self.physical, "deepfocus": self.deepfocus, "residuals": self.residuals}
-        return plain({**number, **parts, "empty": self.empty})
+        names = ("physical", "deepfocus", "residuals", "residuals_all", "line_flux", "empty")
+        return plain({**number, **{name: getattr(self, name) for name in names}})
 
 
 def plain(value: Any) -> Any:
@@ -108,13 +107,17 @@ def score_tables(
     inside = np.flatnonzero(~alone)
     here = detected.take(inside)
     matching = match_physical(true, here, mode)
+    boxes = match_deepfocus(true, here, _nchan(truth, found, true))
     return Score(
         truth=true,
         found=here,
         matching=matching,
+        boxes=boxes,
         physical=score_physical(true, here, matching),
-        deepfocus=score_deepfocus(true, here, _nchan(truth, found, true)),
+        deepfocus=score_deepfocus(true, here, boxes),
         residuals=summarise(true, here, matching.pairs),
+        residuals_all=summarise(true, here, matching.pairs, 0.0),
+        line_flux=line_flux_accuracy(true, here, matching.pairs),
         empty={"n_fields": int(count), "false_alarms": int(alone.sum())},
     )
 
@@ -198,8 +201,9 @@ def summary(score: Score) -> list[str]:
             lines.append(f"    SNR {row['low']:4.0f} - {row['high']:<4.0f}  {row['found']:5d} of {row['n']}")
     for row in p["blends"]:
         if row["n"]:
-            span = f"{row['low']:.1f} - {row['high']:.1f} beams"
-            lines.append(f"    pairs {span}: both found {row['both']}, one {row['one']}, of {row['n']}")
+            span = f"{row['low']:.2f} - {row['high']:.2f} beams"
+            apart = f"; apart in frequency: both {row['both_apart']} of {row['n_apart']}"
+            lines.append(f"    pairs {span}: both found {row['both']}, one {row['one']}, of {row['n']}{apart}")
     lines += [
         (
             f"  recall in line or continuum {_text(p['recall_sky'], '6.3f')}"
@@ -216,15 +220,23 @@ def summary(score: Score) -> list[str]:
             f"   precision {_text(d['precision_lenient'], '6.3f')}"
             f"{'':20s}false positives {d['false_positives_lenient']}"
         ),
-        "residuals of isolated sources (found - true; fluxes relative)",
-        "             n      bias       std    robust  within 68%  pull std  over the bound",
+        f"residuals of isolated sources (found - true; fluxes relative); those above SNR {CLEAR_SNR:.0f}, then all",
+        "                n      bias       std    robust  within 68%  pull std  std/bound  robust/bound",
     ]
     for name in PARAMETERS:
-        r = score.residuals[name]
-        if r["n"]:
-            numbers = [_text(r[key], "10.3f") for key in ("bias", "std", "robust_std")]
-            numbers += [_text(r["coverage68"], "12.2f"), _text(r["pull_std"], "10.2f")]
-            lines.append(f"  {name:<10s}{r['n']:4d}{''.join(numbers)}{_text(r.get('over_bound', np.nan), '16.2f')}")
+        for label, table in ((name, score.residuals), ("", score.residuals_all)):
+            r = table[name]
+            if r["n"]:
+                numbers = [_text(r[key], "10.3f") for key in ("bias", "std", "robust_std")]
+                numbers += [_text(r["coverage68"], "12.2f"), _text(r["pull_std"], "10.2f")]
+                numbers += [_text(r["over_crlb"], "11.2f"), _text(r["over_crlb_robust"], "14.2f")]
+                lines.append(f"  {label:<10s}{r['n']:7d}{''.join(numbers)}")
+    lines.append("line flux of isolated sources: within 10 % of the truth, and what the Cramer-Rao bound allows")
+    for row in score.line_flux:
+        if row["n"]:
+            numbers = [_text(row[key], "8.3f") for key in ("within", "within_bound", "bias", "bias_err", "std")]
+            text = "   ".join(f"{a}{b}" for a, b in zip(("", "bound", "bias", "+-", "std"), numbers, strict=True))
+            lines.append(f"    SNR {row['low']:4.0f} - {row['high']:<4.0f} n {row['n']:5d} {text}")
     return lines
 
 

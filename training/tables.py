@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.cube import C_KMS
 from casa_deepfocus.core.matching import Sources
+from casa_deepfocus.core.residuals import PARAMETERS
 from casa_deepfocus.errors import ParameterError
 
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "line_fwhm_chan": ("line_fwhm_chan", "w50_chan"),
     "line_flux": ("line_flux", "line_flux_jykms", "integrated_flux", "flux_int", "f_sum"),
     "continuum": ("continuum", "total_flux", "int_flux", "flux_continuum"),
+    "peak": ("peak", "peak_flux"),
     "snr": ("snr", "s_n", "sn", "peak_snr"),
     "snr_line": ("snr_line",),
     "snr_continuum": ("snr_continuum",),
@@ -40,7 +42,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 UNITS = {
     "ra": u.deg, "dec": u.deg, "x": u.pix, "y": u.pix, "chan": u.pix, "freq": u.Hz, "fwhm_maj": u.arcsec,
     "fwhm_min": u.arcsec, "pa": u.deg, "line_fwhm": u.km / u.s, "line_fwhm_chan": u.pix,
-    "line_flux": u.Jy * u.km / u.s, "continuum": u.Jy, "snr": u.dimensionless_unscaled,
+    "line_flux": u.Jy * u.km / u.s, "continuum": u.Jy, "peak": u.Jy / u.beam, "snr": u.dimensionless_unscaled,
     "snr_line": u.dimensionless_unscaled, "snr_continuum": u.dimensionless_unscaled,
 }  # fmt: skip
 """Units after reading; a column without a unit is taken to be in these (docs/architecture.md)."""
@@ -109,6 +111,11 @@ class Columns:
         """(n,) float64, the error of a column in the same unit; NaN when missing."""
         return self._values(_find_error(self.table, name), name)
 
+    def bound(self, name: str) -> NDArray[np.float64]:
+        """(n,) float64, the Cramer-Rao bound of a column (`crlb_<name>`) in the same unit; NaN when missing."""
+        lower = {column.lower(): column for column in self.table.colnames}
+        return self._values(lower.get(f"crlb_{name}"), name)
+
     def number(self, name: str) -> float | NDArray[np.float64]:
         """A number of the whole table from a column of this very name, else from the meta, else NaN."""
         if name in self.table.colnames:
@@ -153,6 +160,8 @@ class Columns:
             return values.value
         if name == "line_flux" and values.unit.is_equivalent(u.Jy * u.Hz):
             return values.to_value(u.Jy * u.Hz) / self.get("freq") * C_KMS
+        if name == "peak" and values.unit.is_equivalent(u.Jy):
+            return values.to_value(u.Jy)
         try:
             return values.to_value(target)
         except u.UnitConversionError as error:
@@ -224,14 +233,15 @@ def _sources(c: Columns, x: NDArray, y: NDArray, chan: NDArray, scale: dict[str,
     step = np.where(np.isfinite(step), step, scale["chan_width"])
     width = c.get("line_fwhm") / step
     own = c.get("line_fwhm_chan")
-    errors = {name: c.error(name) for name in ("x", "y", "chan", "pa", "line_flux", "continuum")}
-    errors |= {name: c.error(name) / scale["cell"] for name in ("fwhm_maj", "fwhm_min")}
-    errors["line_fwhm"] = c.error("line_fwhm") / step
+    own_unit = {"fwhm_maj": scale["cell"], "fwhm_min": scale["cell"], "line_fwhm": step}
+    errors, bounds = (
+        {name: read(name) / own_unit.get(name, 1.0) for name in PARAMETERS} for read in (c.error, c.bound)
+    )
     return Sources.build(
         x=x, y=y, beam=scale["beam"] / scale["cell"], field=field, chan=chan,
         line_fwhm=np.where(np.isfinite(own), own, width), fwhm_maj=c.get("fwhm_maj") / scale["cell"],
         fwhm_min=c.get("fwhm_min") / scale["cell"], pa=c.get("pa"), line_flux=c.get("line_flux"),
-        continuum=c.get("continuum"), snr=c.get("snr"), errors=errors,
+        continuum=c.get("continuum"), peak=c.get("peak"), snr=c.get("snr"), errors=errors, bounds=bounds,
         snr_total=np.hypot(c.get("snr_line"), c.get("snr_continuum")),
     )  # fmt: skip
 

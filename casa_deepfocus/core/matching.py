@@ -1,13 +1,9 @@
-"""One-to-one matching of a catalogue with the truth, and both score protocols, on plain arrays.
+"""One-to-one matching of a catalogue with the truth, on plain arrays; boxes and their overlap.
 
-'physical': a detection is right when it lies within half a beam (FWHM) of a source and within half
-its line's FWHM (at least one channel); one detection for one source (Hungarian assignment).
+A detection is right when it lies within half a beam (FWHM) of a source and within half its line's
+FWHM (at least one channel); one detection for one source (Hungarian assignment). `core.scores` counts.
 
-'deepfocus' (paper section 5.1): 2D IoU >= 0.6, centres within 3 pixels and 1D IoU >= 0.6, with the
-boxes of truth and catalogue drawn by one function, `draw_boxes`; counted one to one and, beside it,
-with the paper's lenient counting.
-
-Which lines go with which (physical):
+Which lines go with which:
 
 ========  ===================  ==========================================================
 truth     detection            match
@@ -29,12 +25,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from dataclasses import field as dataclass_field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment, minimize
+from scipy.optimize import linear_sum_assignment
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, shape_to_covariance
 from casa_deepfocus.core.preprocessing import BOX_LEVEL, TARGET_SMOOTHING
@@ -46,19 +41,9 @@ MATCH_RADIUS = 0.5
 MATCH_LINE = 0.5
 """Largest spectral separation of a match [FWHM of the true line], never below one channel."""
 
-MIN_IOU = 0.6
-"""The paper's threshold on 2D and on 1D intersection over union."""
-
-MAX_CENTRE_DISTANCE = 3.0
-"""The paper's largest distance between the centres of two boxes [pixel]."""
-
-SNR_EDGES = (0.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, np.inf)
-"""Bins of matched-filter SNR in which completeness is reported."""
-
-BLEND_EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-"""Bins of the separation of two sources [beam FWHM] in which blends are reported."""
-
 MODES = ("line", "continuum", "both")
+
+_TABLES = ("errors", "bounds")
 
 
 @dataclass(frozen=True)
@@ -75,9 +60,11 @@ class Sources:
     fwhm_maj, fwhm_min : (n,) float64 [pixel], deconvolved
     pa : (n,) float64 [deg]
     line_flux, continuum : (n,) float64, any unit as long as truth and catalogue share it
+    peak : (n,) float64 [Jy/beam], of the line, else of the continuum
     snr : (n,) float64, matched filter; of the line where there is one
     snr_total : (n,) float64, matched filter, line and continuum together
-    errors : dict of (n,) float64, by the names above
+    errors : dict of (n,) float64, 68 % errors by the names above
+    bounds : dict of (n,) float64, Cramer-Rao bounds by the names above, in the same units
     """
 
     x: NDArray[np.float64]
@@ -91,9 +78,11 @@ class Sources:
     pa: NDArray[np.float64]
     line_flux: NDArray[np.float64]
     continuum: NDArray[np.float64]
+    peak: NDArray[np.float64]
     snr: NDArray[np.float64]
     snr_total: NDArray[np.float64]
     errors: dict[str, NDArray[np.float64]] = dataclass_field(default_factory=dict)
+    bounds: dict[str, NDArray[np.float64]] = dataclass_field(default_factory=dict)
 
     @classmethod
     def build(
@@ -103,6 +92,7 @@ class Sources:
         y: ArrayLike,
         beam: ArrayLike,
         errors: dict[str, ArrayLike] | None = None,
+        bounds: dict[str, ArrayLike] | None = None,
         **columns: ArrayLike,
     ) -> Sources:
         """Sources from columns; scalars are repeated, columns that are not given are NaN (`field`: 0)."""
@@ -110,13 +100,16 @@ class Sources:
         values: dict[str, Any] = {"x": x, "y": y, "beam": beam, "field": 0, **columns}
         full = {}
         for item in fields(cls):
-            if item.name != "errors":
+            if item.name not in _TABLES:
                 kind = np.int64 if item.name == "field" else float
                 full[item.name] = np.broadcast_to(np.asarray(values.pop(item.name, np.nan), dtype=kind), x.shape).copy()
         if values:
             raise ParameterError("columns", sorted(values), "not columns of Sources", f"Use {sorted(full)}")
-        sigma = {k: np.broadcast_to(np.asarray(v, dtype=float), x.shape).copy() for k, v in (errors or {}).items()}
-        return cls(**full, errors=sigma)
+        sigma, limits = (
+            {k: np.broadcast_to(np.asarray(v, dtype=float), x.shape).copy() for k, v in (given or {}).items()}
+            for given in (errors, bounds)
+        )
+        return cls(**full, errors=sigma, bounds=limits)
 
     def __len__(self) -> int:
         return self.x.size
@@ -128,8 +121,9 @@ class Sources:
 
     def take(self, index: NDArray) -> Sources:
         """The sources of an index or mask."""
-        columns = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "errors"}
-        return replace(self, **columns, errors={k: v[index] for k, v in self.errors.items()})
+        columns = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in _TABLES}
+        tables = {name: {k: v[index] for k, v in getattr(self, name).items()} for name in _TABLES}
+        return replace(self, **columns, **tables)
 
 
 @dataclass(frozen=True)
@@ -160,8 +154,8 @@ class Matching:
     line_claimed: NDArray[np.bool_]
 
 
-def _assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
-    # As many allowed (finite) pairs as possible, and among those the cheapest.
+def assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(m, 2) pairs of a cost matrix: as many allowed (finite) ones as possible, among those the cheapest."""
     allowed = np.isfinite(cost)
     if not allowed.any():
         return np.empty((0, 2), dtype=np.int64)
@@ -171,7 +165,8 @@ def _assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.stack([rows[keep], cols[keep]], axis=1).astype(np.int64)
 
 
-def _by_field(truth: Sources, found: Sources) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def by_field(truth: Sources, found: Sources) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Indices into the truth and into the catalogue, field by field."""
     for number in np.union1d(truth.field, found.field):
         yield np.flatnonzero(truth.field == number), np.flatnonzero(found.field == number)
 
@@ -216,11 +211,11 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         raise ParameterError("mode", mode, "unknown", f"Use one of {MODES}")
     none = np.empty((0, 2), dtype=np.int64)
     pairs, half_pairs, missed, tolerated, duplicates, misplaced = [none], [none], [], [], [], []
-    for t_all, f_index in _by_field(truth, found):
+    for t_all, f_index in by_field(truth, found):
         t_index = t_all[truth.has_line[t_all]] if mode == "line" else t_all
         here, there = truth.take(t_index), found.take(f_index)
         cost, near = _physical_cost(here, there, mode)
-        matched = _assign(cost)
+        matched = assign(cost)
         alone = np.ones(len(f_index), dtype=bool)
         alone[matched[:, 1]] = False
         unfound = np.ones(len(t_index), dtype=bool)
@@ -228,7 +223,7 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         # Detections of no line on the sky position of a source with one.
         lineless = near & here.has_line[:, None] & ~there.has_line & (mode == "both")
         possible = lineless & unfound[:, None] & alone & (here.continuum > 0.0)[:, None]
-        half = _assign(np.where(possible, separations(here, there), np.inf))
+        half = assign(np.where(possible, separations(here, there), np.inf))
         half_pairs.append(np.stack([t_index[half[:, 0]], f_index[half[:, 1]]], axis=1))
         tolerated.append(f_index[half[:, 1]])
         alone[half[:, 1]] = False
@@ -325,146 +320,3 @@ def box_iou(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.f
     size1 = np.prod(first[:, dim:] - first[:, :dim] + 1, axis=-1)
     size2 = np.prod(second[:, dim:] - second[:, :dim] + 1, axis=-1)
     return both / (size1[:, None] + size2[None, :] - both)
-
-
-def score_deepfocus(truth: Sources, found: Sources, nchan: int) -> dict[str, float]:
-    """The paper's score, one to one and with its lenient counting.
-
-    Parameters
-    ----------
-    truth, found : Sources
-    nchan : int, channels of the cubes
-
-    Returns
-    -------
-    dict : n_truth, n_found, true_positives, false_positives, recall, precision, mean_iou (2D, of the one
-        to one pairs), and true_positives_lenient (sources that any detection passes),
-        false_positives_lenient (per field max(0, n_found - n_truth)), recall_lenient, precision_lenient
-    """
-    hits = lenient = lenient_false = 0
-    ious: list[NDArray] = []
-    for t_index, f_index in _by_field(truth, found):
-        here, there = truth.take(t_index), found.take(f_index)
-        flat = box_iou(draw_boxes(here), draw_boxes(there))
-        spectral = box_iou(channel_ranges(here, nchan), channel_ranges(there, nchan))
-        distance = np.hypot(here.x[:, None] - there.x, here.y[:, None] - there.y)
-        passes = (flat >= MIN_IOU) & (spectral >= MIN_IOU) & (distance <= MAX_CENTRE_DISTANCE)
-        pairs = _assign(np.where(passes, 1.0 - flat, np.inf))
-        hits += len(pairs)
-        ious.append(flat[pairs[:, 0], pairs[:, 1]])
-        lenient += int(passes.any(axis=1).sum())
-        lenient_false += max(0, len(f_index) - len(t_index))
-    return {
-        "n_truth": len(truth),
-        "n_found": len(found),
-        "true_positives": hits,
-        "false_positives": len(found) - hits,
-        "recall": _ratio(hits, len(truth)),
-        "precision": _ratio(hits, len(found)),
-        "mean_iou": float(np.mean(np.concatenate(ious))) if hits else float("nan"),
-        "true_positives_lenient": lenient,
-        "false_positives_lenient": lenient_false,
-        "recall_lenient": _ratio(lenient, len(truth)),
-        "precision_lenient": _ratio(lenient, lenient + lenient_false),
-    }
-
-
-def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[str, Any]:
-    """Completeness, purity and blends of a matching.
-
-    Parameters
-    ----------
-    truth, found : Sources
-    matching : Matching, of these two
-
-    Returns
-    -------
-    dict : n_truth (asked for), n_found (without the tolerated), true_positives, false_positives, duplicates,
-        misplaced, false_lines, lines_missed, recall, recall_snr5 (matched-filter SNR >= 5), recall_sky and
-        recall_sky_snr5 (found in line or continuum; SNR of both together), precision, snr50,
-        completeness (per SNR bin: low, high, n, found), blends (per separation bin: low, high, n pairs with
-        both SNR >= 5, both found, one found)
-    """
-    hit = np.zeros(len(truth), dtype=bool)
-    hit[matching.pairs[:, 0]] = True
-    asked = hit.copy()
-    asked[matching.missed] = True
-    bright = asked & (truth.snr >= 5.0)
-    seen = hit.copy()
-    seen[matching.halves[:, 0]] = True
-    total = np.where(np.isfinite(truth.snr_total), truth.snr_total, truth.snr)
-    bright_sky = asked & (total >= 5.0)
-    n_found = len(found) - len(matching.tolerated)
-    bins = []
-    for low, high in pairwise(SNR_EDGES):
-        inside = asked & (truth.snr >= low) & (truth.snr < high)
-        bins.append({"low": low, "high": high, "n": int(inside.sum()), "found": int((inside & hit).sum())})
-    return {
-        "n_truth": int(asked.sum()),
-        "n_found": n_found,
-        "true_positives": len(matching.pairs),
-        "false_positives": len(matching.false_positives),
-        "duplicates": len(matching.duplicates),
-        "misplaced": len(matching.misplaced),
-        "false_lines": int(matching.line_claimed.sum()),
-        "lines_missed": len(matching.halves),
-        "recall": _ratio(int(hit.sum()), int(asked.sum())),
-        "recall_snr5": _ratio(int((hit & bright).sum()), int(bright.sum())),
-        "recall_sky": _ratio(int(seen.sum()), int(asked.sum())),
-        "recall_sky_snr5": _ratio(int((seen & bright_sky).sum()), int(bright_sky.sum())),
-        "precision": _ratio(len(matching.pairs), n_found),
-        "snr50": snr_at_half(truth.snr[asked], hit[asked]),
-        "completeness": bins,
-        "blends": _blends(truth, hit, bright),
-    }
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _blends(truth: Sources, hit: NDArray[np.bool_], bright: NDArray[np.bool_]) -> list[dict[str, float]]:
-    apart: list[NDArray] = [np.empty(0)]
-    count: list[NDArray] = [np.empty(0, dtype=int)]
-    for number in np.unique(truth.field):
-        index = np.flatnonzero((truth.field == number) & bright)
-        here = truth.take(index)
-        first, second = np.triu_indices(len(index), 1)
-        apart.append(separations(here, here)[first, second])
-        count.append(hit[index][first].astype(int) + hit[index][second])
-    separation, found = np.concatenate(apart), np.concatenate(count)
-    rows = []
-    for low, high in pairwise(BLEND_EDGES):
-        inside = (separation >= low) & (separation < high)
-        both, one = int((found[inside] == 2).sum()), int((found[inside] == 1).sum())
-        rows.append({"low": low, "high": high, "n": int(inside.sum()), "both": both, "one": one})
-    return rows
-
-
-def snr_at_half(snr: NDArray[np.float64], hit: NDArray[np.bool_]) -> float:
-    """SNR at 50 % completeness: maximum-likelihood logistic curve in log SNR.
-
-    Parameters
-    ----------
-    snr : (n,) float64
-    hit : (n,) bool, the source was found
-
-    Returns
-    -------
-    float : NaN when all or none were found, or when the brighter ones were not found more often
-    """
-    good = np.isfinite(snr) & (snr > 0.0)
-    s, h = np.log(snr[good]), hit[good]
-    if h.size == 0 or h.all() or not h.any():
-        return float("nan")
-
-    def loss(p: NDArray) -> float:
-        # The slope is held below 30 by a weak prior: two separated groups would make it infinite.
-        z = p[1] * (s - p[0])
-        return float(np.logaddexp(0.0, np.where(h, -z, z)).sum() + 0.5 * (p[1] / 30.0) ** 2)
-
-    middle = 0.5 * (np.median(s[h]) + np.median(s[~h]))
-    best = minimize(loss, np.array([middle, 3.0]), method="Nelder-Mead", options={"maxiter": 2000})
-    if best.x[1] <= 0.0 or not s.min() - 1.0 <= best.x[0] <= s.max() + 1.0:
-        return float("nan")
-    return float(np.exp(best.x[0]))

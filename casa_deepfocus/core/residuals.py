@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.matching import Sources, separations
@@ -11,11 +15,23 @@ from casa_deepfocus.core.matching import Sources, separations
 PARAMETERS = ("x", "y", "fwhm_maj", "fwhm_min", "pa", "chan", "line_fwhm", "line_flux", "continuum")
 """What is compared; x, y, fwhm_* [pixel], pa [deg], chan, line_fwhm [channel], fluxes relative to the truth."""
 
+RELATIVE = ("line_flux", "continuum")
+"""Parameters whose residuals are relative to the truth."""
+
 MIN_AXIS_RATIO = 1.2
 """Position angles are compared for rounder sources no more."""
 
 ISOLATION = 2.0
 """A source is isolated when no other of its field is nearer [beam FWHM]."""
+
+CLEAR_SNR = 10.0
+"""Parameters are judged for isolated sources above this matched-filter SNR."""
+
+FLUX_EDGES = (5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, np.inf)
+"""Bins of matched-filter SNR in which the line's flux is judged."""
+
+FLUX_TOLERANCE = 0.1
+"""The relative error of the line's flux that counts as right."""
 
 
 def isolated(truth: Sources) -> NDArray[np.bool_]:
@@ -28,6 +44,60 @@ def isolated(truth: Sources) -> NDArray[np.bool_]:
         np.fill_diagonal(apart, np.inf)
         alone[index] = (apart > ISOLATION).all(axis=1)
     return alone
+
+
+def judged(truth: Sources, pairs: NDArray[np.int64], min_snr: float = CLEAR_SNR) -> NDArray[np.int64]:
+    """(m, 2) those of `pairs` whose source is isolated and above an SNR."""
+    keep = isolated(truth) & ~(truth.snr <= min_snr)
+    return pairs[keep[pairs[:, 0]]] if len(pairs) else pairs
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Found minus true of one parameter, for the pairs in which both sides have a value.
+
+    Attributes
+    ----------
+    pairs : (m, 2) int64, indices into truth and catalogue
+    value : (m,) float64
+    error : (m,) float64, the catalogue's 68 % error; NaN where it has none
+    bound : (m,) float64, Cramer-Rao bound; NaN where it is not known
+    """
+
+    pairs: NDArray[np.int64]
+    value: NDArray[np.float64]
+    error: NDArray[np.float64]
+    bound: NDArray[np.float64]
+
+    @property
+    def over_bound(self) -> NDArray[np.float64]:
+        """(m,) value / bound; NaN where the bound is not known or 0."""
+        return np.divide(self.value, self.bound, out=np.full(self.value.shape, np.nan), where=self.bound > 0.0)
+
+    @property
+    def pull(self) -> NDArray[np.float64]:
+        """(m,) value / error; NaN where there is no error."""
+        return np.divide(self.value, self.error, out=np.full(self.value.shape, np.nan), where=self.error > 0.0)
+
+
+def residuals(truth: Sources, found: Sources, pairs: NDArray[np.int64], name: str) -> Residuals:
+    """Residuals of one parameter, in the units of `PARAMETERS`.
+
+    Left out: pairs in which one side has no value, fluxes whose truth is 0, position angles of round sources.
+
+    Parameters
+    ----------
+    truth, found : Sources
+    pairs : (m, 2) int
+    name : str, one of `PARAMETERS`
+    """
+    value, error = difference(truth, found, pairs, name)
+    bound = cramer_rao(truth, name)[pairs[:, 0]]
+    if name in RELATIVE:
+        true = np.abs(getattr(truth, name)[pairs[:, 0]])
+        bound = np.divide(bound, true, out=np.full(bound.shape, np.nan), where=true > 0.0)
+    good = np.isfinite(value)
+    return Residuals(pairs[good], value[good], error[good], bound[good])
 
 
 def difference(truth: Sources, found: Sources, pairs: NDArray[np.int64], name: str) -> tuple[NDArray, NDArray]:
@@ -52,10 +122,20 @@ def difference(truth: Sources, found: Sources, pairs: NDArray[np.int64], name: s
     if name == "pa":
         elongated = truth.fwhm_maj[t] > MIN_AXIS_RATIO * truth.fwhm_min[t]
         residual = np.where(elongated, (residual + 90.0) % 180.0 - 90.0, np.nan)
-    elif name in ("line_flux", "continuum"):
-        scale = np.where(true > 0.0, true, np.nan)
+    elif name in RELATIVE:
+        scale = np.where(true != 0.0, np.abs(true), np.nan)
         residual, error = residual / scale, error / scale
     return residual, error
+
+
+def cramer_rao(truth: Sources, name: str) -> NDArray[np.float64]:
+    """(n,) Cramer-Rao bound of a parameter of `PARAMETERS`, in its unit (fluxes in the truth's unit).
+
+    The truth's own where it has one, else the analytic bound of a position or a line's centre; NaN for others.
+    """
+    analytic = {"x": position_bound, "y": position_bound, "chan": channel_bound}
+    known = truth.bounds.get(name, np.full(len(truth), np.nan))
+    return np.where(np.isfinite(known), known, analytic[name](truth)) if name in analytic else known
 
 
 def position_bound(truth: Sources) -> NDArray[np.float64]:
@@ -72,14 +152,24 @@ def position_bound(truth: Sources) -> NDArray[np.float64]:
     -------
     (n,) float64 [pixel]; the source taken as round
     """
-    source2 = np.nan_to_num(truth.fwhm_maj * truth.fwhm_min) / FWHM_PER_SIGMA**2
     snr = np.where(np.isfinite(truth.snr_total), truth.snr_total, truth.snr)
-    return np.sqrt((truth.beam / FWHM_PER_SIGMA) ** 2 + 2.0 * source2) / snr
+    return filter_scale(truth) / snr
+
+
+def filter_scale(truth: Sources) -> NDArray[np.float64]:
+    """(n,) [pixel] inverse rms wavenumber of the matched filter's output on the sky, of a round Gaussian."""
+    source2 = np.nan_to_num(truth.fwhm_maj * truth.fwhm_min) / FWHM_PER_SIGMA**2
+    return np.sqrt((truth.beam / FWHM_PER_SIGMA) ** 2 + 2.0 * source2)
 
 
 def channel_bound(truth: Sources) -> NDArray[np.float64]:
     """Cramer-Rao bound of the line's centre [channel]: sqrt(2) sigma / SNR for white noise."""
-    return np.sqrt(2.0) * truth.line_fwhm / FWHM_PER_SIGMA / truth.snr
+    return channel_scale(truth) / truth.snr
+
+
+def channel_scale(truth: Sources) -> NDArray[np.float64]:
+    """(n,) [channel] inverse rms wavenumber of the matched filter's output along the spectrum."""
+    return np.sqrt(2.0) * truth.line_fwhm / FWHM_PER_SIGMA
 
 
 def robust_std(values: NDArray[np.float64]) -> float:
@@ -87,38 +177,87 @@ def robust_std(values: NDArray[np.float64]) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if values.size else float("nan")
 
 
-def summarise(truth: Sources, found: Sources, pairs: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Statistics of the residuals of the isolated ones among matched sources.
+def _mean(values: NDArray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _std(values: NDArray) -> float:
+    return float(values.std()) if values.size else float("nan")
+
+
+def summarise(
+    truth: Sources, found: Sources, pairs: NDArray[np.int64], min_snr: float = CLEAR_SNR
+) -> dict[str, dict[str, float]]:
+    """Statistics of the residuals of isolated sources above an SNR.
 
     Parameters
     ----------
     truth, found : Sources
     pairs : (m, 2) int, e.g. `Matching.pairs`
+    min_snr : float, matched filter
 
     Returns
     -------
     dict of dict : for each of `PARAMETERS` n, bias (mean), std, robust_std, coverage68 (fraction of residuals
-        within the catalogue's error), pull_std (robust, of residual / error); for x, y and chan also over_bound
-        (robust std of residual / Cramer-Rao bound). NaN where there is nothing to count.
+        within the catalogue's error), pull_std (robust, of residual / error), over_crlb (std of residual over
+        Cramer-Rao bound) and over_crlb_robust. NaN where there is nothing to count.
     """
-    chosen = pairs[isolated(truth)[pairs[:, 0]]] if len(pairs) else pairs
-    bounds = {"x": position_bound(truth), "y": position_bound(truth), "chan": channel_bound(truth)}
+    chosen = judged(truth, pairs, min_snr)
     table = {}
     for name in PARAMETERS:
-        residual, error = difference(truth, found, chosen, name)
-        good = np.isfinite(residual)
-        rated = good & (error > 0.0)
-        values, pulls = residual[good], residual[rated] / error[rated]
-        row = {
-            "n": int(good.sum()),
-            "bias": float(values.mean()) if values.size else float("nan"),
-            "std": float(values.std()) if values.size else float("nan"),
-            "robust_std": robust_std(values),
-            "coverage68": float((np.abs(pulls) <= 1.0).mean()) if pulls.size else float("nan"),
+        rest = residuals(truth, found, chosen, name)
+        pulls = rest.pull[np.isfinite(rest.pull)]
+        over = rest.over_bound[np.isfinite(rest.over_bound)]
+        table[name] = {
+            "n": int(rest.value.size),
+            "bias": _mean(rest.value),
+            "std": _std(rest.value),
+            "robust_std": robust_std(rest.value),
+            "coverage68": _mean(np.abs(pulls) <= 1.0),
             "pull_std": robust_std(pulls),
+            "over_crlb": _std(over),
+            "over_crlb_robust": robust_std(over),
         }
-        if name in bounds:
-            ratio = residual[good] / bounds[name][chosen[good, 0]]
-            row["over_bound"] = robust_std(ratio[np.isfinite(ratio)])
-        table[name] = row
     return table
+
+
+def allowed_fraction(bound: NDArray[np.float64], tolerance: float = FLUX_TOLERANCE) -> NDArray[np.float64]:
+    """Chance that an unbiased estimate whose relative error is the bound is right within the tolerance."""
+    with np.errstate(divide="ignore"):
+        return erf(tolerance / (np.sqrt(2.0) * bound))
+
+
+def line_flux_accuracy(truth: Sources, found: Sources, pairs: NDArray[np.int64]) -> list[dict[str, float]]:
+    """How right the line fluxes of isolated sources are, in bins of matched-filter SNR.
+
+    Parameters
+    ----------
+    truth, found : Sources
+    pairs : (m, 2) int
+
+    Returns
+    -------
+    list of dict : low, high, n, within (fraction within FLUX_TOLERANCE of the truth), within_bound (the
+        fraction that the Cramer-Rao bound allows), bias, bias_err (std / sqrt n), std, std_bound (rms bound)
+    """
+    rest = residuals(truth, found, judged(truth, pairs, 0.0), "line_flux")
+    snr = truth.snr[rest.pairs[:, 0]]
+    rows = []
+    for low, high in pairwise(FLUX_EDGES):
+        inside = (snr >= low) & (snr < high)
+        value, bound = rest.value[inside], rest.bound[inside]
+        bound = bound[np.isfinite(bound)]
+        rows.append(
+            {
+                "low": low,
+                "high": high,
+                "n": int(inside.sum()),
+                "within": _mean(np.abs(value) <= FLUX_TOLERANCE),
+                "within_bound": _mean(allowed_fraction(bound)),
+                "bias": _mean(value),
+                "bias_err": _std(value) / np.sqrt(value.size) if value.size else float("nan"),
+                "std": _std(value),
+                "std_bound": float(np.sqrt(_mean(bound**2))),
+            }
+        )
+    return rows
