@@ -1,11 +1,11 @@
-"""``python -m benchmarks speed|psf|noise``, from the root of the repository."""
+"""``python -m benchmarks speed|psf|noise|bounds``, from the root of the repository."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import noise, psf, speed
+from benchmarks import bounds, noise, psf, speed
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -17,6 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("speed", speed, "seconds of each step and peak memory of one search"),
         ("psf", psf, "a cube's PSFs as a few principal images: exactness and speed"),
         ("noise", noise, "peaks of noise found in empty fields, beside the law for them"),
+        ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
     ):
         command = commands.add_parser(name, help=text)
         module.add_arguments(command)
