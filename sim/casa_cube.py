@@ -20,9 +20,10 @@ from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, gaussian_image, shape_t
 from casa_deepfocus.errors import DataError
 from sim import arrays
 from sim.casa_backend import casa_folder, casa_tool, write_model_image
-from sim.cube import celestial_wcs
+from sim.coverage import Coverage, Grid
+from sim.cube import celestial_wcs, field_of
 from sim.defects import Defects
-from sim.response import Coverage, Grid, response
+from sim.response import response, sampling
 from sim.sky import Source
 
 if TYPE_CHECKING:
@@ -44,62 +45,74 @@ ROWS = 2**24
 
 
 def simulate_casa(preset: str, seed: int, index: int, *, scratch: Path | None = None) -> tuple[Cube, Table]:
-    """One field of a preset, observed and imaged by CASA; the fast simulator's field, noise apart.
+    """One field of a preset, observed and imaged by CASA: the field of `cube.simulate`, the noise apart.
 
     Parameters
     ----------
     preset : str, name or file of a preset
     seed, index : int
     scratch : Path
-        An existing folder for the measurement set and the images, which are removed; the system's temporary
-        folder by default. The paper's field needs 4 GB there.
+        An existing folder for the measurement set and the images, which are removed whatever happens; the
+        system's temporary folder by default. The paper's field needs 4 GB there.
 
     Returns
     -------
     cube : Cube
     truth : astropy Table
     """
-    from sim.cube import field_of
     from sim.truth import truth_table
 
-    field, rng = field_of(preset, seed, index)
-    cube = observe_field(field, noise_seed(preset, seed, index), rng, scratch=scratch)
-    resp = response(field.coverage, field.grid)
+    field, noise = field_of(preset, seed, index)
+    white = np.random.Generator(np.random.SFC64(noise.spawn(1)[0]))
+    cube = observe_field(field, noise_seed(preset, seed, index), white, scratch=scratch)
+    resp = response(field.coverage.without(field.defects.flagged_antennas), field.grid)
     return cube, truth_table(field.sources, resp, cube, field.noise, white=field.white)
 
 
 def noise_seed(preset: str, seed: int, index: int) -> int:
-    """CASA's seed of a field's noise: the fields of one preset and seed never share one."""
-    state = np.random.SeedSequence([zlib.crc32(preset.encode()), seed]).generate_state(1)
+    """CASA's seed of a field's noise: no two fields of one preset and seed share it."""
+    state = np.random.SeedSequence([zlib.crc32(Path(preset).stem.encode()), seed]).generate_state(1)
     return int((int(state[0]) + index) % (2**31 - 1)) + 1
 
 
 def observe_field(
-    field: Field, seed: int, rng: np.random.Generator | None, *, scratch: Path | None = None, pblimit: float = 0.2
+    field: Field,
+    seed: int | None,
+    rng: np.random.Generator | None,
+    *,
+    scratch: Path | None = None,
+    pblimit: float = 0.2,
 ) -> Cube:
     """Observe a field and image it.
 
     Parameters
     ----------
     field : Field
-    seed : int, of CASA's thermal noise
-    rng : numpy Generator, of the white noise; None for no noise of either kind
+    seed : int, of CASA's thermal noise; None for none
+    rng : numpy Generator, of the white noise; None for none
     scratch : Path, see `simulate_casa`
     pblimit : float, the image is NaN where the primary beam is lower
+
+    Raises
+    ------
+    ParameterError
+        When the coverage or the defects do not fit the grid.
     """
-    coverage, grid, defects = field.coverage, field.grid, field.defects
+    grid, defects = field.grid, field.defects
+    defects.check(grid.nchan, grid.npix)
+    coverage = field.coverage.without(defects.flagged_antennas)
+    coverage.check(grid)
     with casa_folder(scratch) as folder:
         vis = folder / "field.ms"
         make_vis(vis, coverage, grid, field.ra)
         outside = () if defects.outside is None else (defects.outside,)
         predict(vis, (*field.sources, *outside), coverage, grid, field.ra)
         spoil(vis, coverage, defects)
-        if rng is not None and field.noise > 0:
+        if seed is not None and field.noise > 0:
             add_noise(vis, field.noise * noise_ratio(coverage, grid), seed)
         planes = image_vis(vis, coverage, grid)
-    data = planes["residual"]
     if rng is not None and field.white:
-        data += np.float32(field.white) * rng.standard_normal(data.shape, dtype=np.float32)
+        planes["residual"] += np.float32(field.white) * rng.standard_normal(planes["residual"].shape, dtype=np.float32)
     return _cube(planes, field, pblimit)
 
 
@@ -292,8 +305,15 @@ def add_noise(vis: Path, sigma: float, seed: int) -> None:
 
 
 def noise_ratio(coverage: Coverage, grid: Grid) -> float:
-    """Noise of one correlation of one visibility over that of the image (Stokes I, two correlations)."""
-    return float(np.sqrt(2.0 * len(coverage.uvw())))
+    """Noise of one correlation of one visibility over that of the image, in the mean of the band.
+
+    The image is Stokes I of two correlations. With Briggs weighting the ratio changes over the band by a few
+    parts in a thousand.
+    """
+    seen = sampling(coverage.uvw(), grid, coverage.robust)
+    freq = grid.freq()
+    power = [(seen.weights(freq[chan]) ** 2).sum() for chan in (0, grid.nchan // 2, grid.nchan - 1)]
+    return float(np.sqrt(2.0 / np.mean(power)))
 
 
 def image_vis(vis: Path, coverage: Coverage, grid: Grid, *, channels: slice = slice(None)) -> dict[str, NDArray]:
