@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, gaussian_image, shape_to_covariance
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, gaussian_image, shape_to_covariance
 from casa_deepfocus.errors import DataError
 from sim import arrays
 from sim.casa_backend import casa_folder, casa_tool, write_model_image
 from sim.coverage import Coverage, Grid
 from sim.cube import celestial_wcs, field_of
 from sim.defects import Defects
+from sim.discs import SUBPIXELS, disc_stamp
 from sim.response import response, sampling
 from sim.sky import Source
 
@@ -246,11 +247,7 @@ def source_pixels(source: Source, freq: NDArray) -> tuple[NDArray[np.float64], f
     pitch : float [image pixel]
     """
     if source.kind == "disc":
-        parts = source.components(freq)
-        core = np.zeros((len(freq), *parts[0].stamp.shape))
-        for part in parts:
-            core += part.spectrum[:, None, None] * part.stamp
-        pitch = parts[0].pitch
+        core, pitch = _disc_pixels(source, freq)
     else:
         pitch = min(1.0, max(source.fwhm_min / SAMPLED, source.fwhm_maj / 100.0)) or 1.0
         half = int(np.ceil(REACH * source.fwhm_maj / FWHM_PER_SIGMA / pitch))
@@ -267,6 +264,19 @@ def source_pixels(source: Source, freq: NDArray) -> tuple[NDArray[np.float64], f
     y, x = height // 2 - core.shape[1] // 2, width // 2 - core.shape[2] // 2
     planes[:, y : y + core.shape[1], x : x + core.shape[2]] = core
     return planes, float(pitch)
+
+
+def _disc_pixels(source: Source, freq: NDArray) -> tuple[NDArray[np.float64], float]:
+    """A disc on the points over which its stamp is integrated: planes (nchan, height, width) and their pitch."""
+    stamp = disc_stamp(source.fwhm_maj, source.pa, source.rotation)
+    chan = np.arange(len(freq))[:, None, None, None]
+    spectra = np.broadcast_to(source.continuum_spectrum(freq)[:, None, None, None], (len(freq), *stamp.shift.shape))
+    for line in source.lines:
+        offset = (chan - line.chan - stamp.shift) * FWHM_PER_SIGMA / source.rotation.dispersion
+        spectra = spectra + line.flux / (GAUSSIAN_LINE * source.rotation.dispersion) * np.exp(-0.5 * offset**2)
+    points = (spectra * stamp.brightness).reshape(len(freq), SUBPIXELS, SUBPIXELS, *stamp.shift.shape[1:])
+    height, width = (SUBPIXELS * side for side in stamp.shift.shape[1:])
+    return points.transpose(0, 3, 1, 4, 2).reshape(len(freq), height, width), stamp.pitch / SUBPIXELS
 
 
 def spoil(vis: Path, coverage: Coverage, defects: Defects) -> None:
