@@ -1,159 +1,41 @@
-"""What an observation does to the sky: uv coverage, exact PSF and primary beam at nodes in frequency.
+"""What an observation does to the sky: exact PSF and primary beam at nodes in frequency, noise in the uv plane.
 
-The PSF and the primary beam change smoothly over a band, so they are computed at a few Chebyshev
-nodes and interpolated over frequency. The PSF is a direct sum over the visibilities, natural
-weighting (Kaiser-Bessel gridding at twofold oversampling, good to 1e-6), known to twice the field.
+At natural weighting the PSF changes smoothly over a band: it is computed at a few Chebyshev nodes and
+interpolated over frequency. Briggs weights jump from channel to channel, as visibilities move into
+other cells of the uv plane: then every channel is a node. The PSF is the sum over the visibilities
+(a non-uniform FFT, 1e-8), known to twice the field.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import ducc0
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
-from scipy.special import i0, j1
 
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
-from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
 from casa_deepfocus.errors import ParameterError
 from sim import arrays
-from sim.psflib import GRID, MIN_ELEVATION, fit_beam, fit_scale
+from sim.beams import primary_beam
+from sim.coverage import ARCSEC, Coverage, Grid
+from sim.psflib import fit_beam
 from sim.sky import Source
+from sim.weighting import UvNoise, briggs, count_cells, uv_noise
 
-ARCSEC = np.pi / 180.0 / 3600.0
-KERNEL_WIDTH = 8
-KERNEL_BETA = 2.30 * KERNEL_WIDTH
-DISHES = {12.0: (10.7, 0.75), 7.0: (6.25, 0.75), 25.0: (24.5, 2.0)}
-"""Effective diameter and blockage [m] of CASA's Airy primary beams, by the antennas' diameter."""
+ACCURACY = 1e-8
+"""Of the non-uniform FFT."""
+
+BEAM_BOX = 128
+"""Half the side [pixel] of the part of the PSF in which its main lobe is fitted."""
+
+LOST = 0.05
+"""Share of the visibilities that may lie outside of the image's uv plane; an imager drops them."""
 
 
 @dataclass(frozen=True, eq=False)
-class Tracks:
-    """Visibilities of a track: uvw (nvis, 3) [m]; time (index of the integration), first and second antenna (nvis,)."""
-
-    uvw: NDArray[np.float64]
-    time: NDArray[np.int64]
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """A uv coverage; frozen, so that its PSFs can be remembered.
-
-    Attributes
-    ----------
-    array : str, a configuration of casadata
-    dec : float [deg]
-    hour_angle : float [hours], of the middle of the track
-    duration, integration : float [s]
-    robust : float or None
-        Briggs' parameter, as tclean's cube mode with perchanweightdensity; None means natural weighting.
-    flagged_antennas : tuple of int, as in `Defects`
-    """
-
-    array: str = "alma.cycle9.3"
-    dec: float = -35.0
-    hour_angle: float = 0.0
-    duration: float = 2400.0
-    integration: float = 30.0
-    robust: float | None = None
-    flagged_antennas: tuple[int, ...] = ()
-
-    def hour_angles(self) -> NDArray[np.float64]:
-        """(ntime,) [hours], the middle of every integration."""
-        return arrays.hour_angles(self.hour_angle, self.duration, self.integration)
-
-    def tracks(self) -> Tracks:
-        """The visibilities and who made them; without flagged antennas and shadowed baselines."""
-        array = arrays.read_array(self.array)
-        angles = self.hour_angles()
-        uvw = arrays.uvw_track(array, self.dec, angles, shadowing=False)
-        first, second = (np.tile(number, len(angles)) for number in np.triu_indices(array.nant, k=1))
-        time = np.repeat(np.arange(len(angles)), array.nant * (array.nant - 1) // 2)
-        keep = np.hypot(uvw[:, 0], uvw[:, 1]) > array.diameter
-        keep &= ~(np.isin(first, self.flagged_antennas) | np.isin(second, self.flagged_antennas))
-        return Tracks(uvw[keep], time[keep], first[keep], second[keep])
-
-    def uvw(self) -> NDArray[np.float64]:
-        """(nvis, 3) [m]."""
-        return self.tracks().uvw
-
-    def check(self, grid: Grid) -> None:
-        """Whether this can be observed and imaged; cheap.
-
-        Raises
-        ------
-        ParameterError
-            When an antenna does not exist or fewer than two are left, the source never rises above
-            `MIN_ELEVATION` or sets during the track, or a pixel is larger than half the beam.
-        """
-        array = arrays.read_array(self.array)
-        for name in ("duration", "integration"):
-            if not getattr(self, name) > 0.0:
-                raise ParameterError(name, getattr(self, name), "not positive", "give it in seconds")
-        if self.robust is not None and not -2.0 <= self.robust <= 2.0:
-            raise ParameterError("robust", self.robust, "not between -2 and 2", "None is natural weighting")
-        if any(not 0 <= number < array.nant for number in self.flagged_antennas):
-            raise ParameterError(
-                "flagged_antennas", self.flagged_antennas, f"{self.array} has the antennas 0 to {array.nant - 1}"
-            )
-        if array.nant - len(set(self.flagged_antennas)) < 2:
-            raise ParameterError("flagged_antennas", self.flagged_antennas, "fewer than two antennas are left")
-        height = arrays.elevation(array.latitude, self.dec, self.hour_angles())
-        if height.max() < MIN_ELEVATION:
-            raise ParameterError(
-                "dec", self.dec, f"never above {MIN_ELEVATION:g} deg of elevation during the track "
-                f"(latitude {array.latitude:.1f}, highest {height.max():.1f} deg)",
-                "change dec, hour_angle or the array",
-            )  # fmt: skip
-        if height.min() < 0.0:
-            raise ParameterError("duration", self.duration, "the source sets during the track", "make it shorter")
-        uvw = self.uvw()
-        if not len(uvw):
-            raise ParameterError("array", self.array, "all baselines are shadowed", "choose a higher declination")
-        # The curvature of the main lobe; within some 20 % of a fit.
-        rms = np.sqrt(np.linalg.det(uvw[:, :2].T @ uvw[:, :2] / len(uvw))) ** 0.5
-        beam = FWHM_PER_SIGMA / (2.0 * np.pi * rms) * arrays.C_MS / grid.freq().max() / ARCSEC
-        if grid.cell > 0.5 * beam:
-            problem = f"larger than half the beam (about {beam:.3g} arcsec)"
-            raise ParameterError("cell", grid.cell, problem, "use a smaller cell")
-
-    def beam_arcsec(self, freq: float) -> float:
-        """Geometric-mean FWHM [arcsec] of the natural beam at a frequency [Hz]."""
-        return PIXELS_PER_BEAM * fit_scale(self.uvw()[:, :2]).scale * arrays.C_MS / freq / GRID / ARCSEC
-
-    def diameter(self) -> float:
-        """Diameter of the antennas [m]."""
-        return arrays.read_array(self.array).diameter
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Pixels and channels of a cube.
-
-    Attributes
-    ----------
-    npix : int, side of the square image, even
-    cell : float [arcsec]
-    nchan : int
-    freq0, chan_width : float [Hz], first channel and signed width
-    """
-
-    npix: int = 360
-    cell: float = 0.1
-    nchan: int = 128
-    freq0: float = 230.0e9
-    chan_width: float = 10.0e6
-
-    def freq(self) -> NDArray[np.float64]:
-        """(nchan,) channel centres [Hz]."""
-        return self.freq0 + self.chan_width * np.arange(self.nchan)
-
-
-@dataclass(frozen=True)
 class Response:
     """What an observation does to the sky, at the nodes in frequency.
 
@@ -164,6 +46,12 @@ class Response:
     pb : (nnode, npix, npix) float32
     beam : (nnode, 3) float64, covariances [pixel^2] of the fitted beams
     interpolation : (nchan, nnode) float64, of the nodes onto the channels
+    noise : UvNoise, of every channel
+    information : (nplane, 2 npix, npix + 1) float32, transfer squared over the noise's power, for noise of rms 1
+        in the image. Weights can be undone, so it is the transfer at natural weighting, times the square of
+        the noise over that at natural weighting.
+    information_mix : (nchan, nplane) float64, its interpolation onto the channels
+    band : float [cycles per pixel], highest spatial frequency along x or y of a visibility
     """
 
     psf: NDArray[np.float32]
@@ -171,112 +59,144 @@ class Response:
     pb: NDArray[np.float32]
     beam: NDArray[np.float64]
     interpolation: NDArray[np.float64]
+    noise: UvNoise
+    information: NDArray[np.float32]
+    information_mix: NDArray[np.float64]
+    band: float
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether every channel is a node."""
+        return self.information is not self.transfer
 
     def middle_beam(self) -> NDArray[np.float64]:
         """(3,) covariance [pixel^2] of the beam in the middle of the band."""
         return self.interpolation[len(self.interpolation) // 2] @ self.beam
 
     def overlap(self, source: Source, *, squared: bool = True) -> NDArray[np.float64]:
-        """(nnode,) G . (PSF (x) G) of a source's unit-flux Gaussian G; the peak of PSF (x) G when not `squared`."""
+        """(nnode,) G . (PSF (x) G) of a source's unit-flux Gaussian G, for natural weighting.
+
+        With other weights the same of the PSF that the ideal linear filter makes, in units of the image's noise.
+        When not `squared`: the peak of PSF (x) G.
+        """
         size = self.transfer.shape[1]
         ky, kx = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None, :]
         shape = gaussian_transform(source.covariance(), kx, ky) ** (2 if squared else 1)
         shape[:, 1:-1] *= 2.0
-        return np.einsum("nyx,yx->n", self.transfer, shape, optimize=True) / (size * size)
+        planes = self.information if squared else self.transfer
+        values = np.einsum("nyx,yx->n", planes, shape, optimize=True) / (size * size)
+        return self.information_mix @ values if squared and self.per_channel else values
 
     def channels(self, nodes: NDArray) -> NDArray:
         """Values at the nodes (nnode, ...) interpolated onto the channels (nchan, ...)."""
+        if self.per_channel:
+            return nodes
         return np.tensordot(self.interpolation.astype(nodes.dtype), nodes, axes=1)
 
 
-def direct_image(u: ArrayLike, v: ArrayLike, npix: int, cell: float) -> NDArray[np.float64]:
-    """Mean over the visibilities of cos 2 pi (u l + v m): the PSF of natural weighting.
+def direct_image(
+    u: ArrayLike, v: ArrayLike, npix: int, cell: float, weights: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Real part of the sum over the visibilities of w exp 2 pi i (u l + v m): the PSF when all w are real.
 
     Parameters
     ----------
     u, v : (nvis,) [wavelengths], u towards east
     npix : int, even
     cell : float [arcsec]
+    weights : (nvis,) real or complex; 1 / nvis by default
 
     Returns
     -------
-    (npix, npix) float64, peak 1 at (npix // 2, npix // 2); x runs west
+    (npix, npix) float64, the phase centre at (npix // 2, npix // 2); x runs west
     """
-    size = fft.next_fast_len(2 * npix, real=True)
-    step = cell * ARCSEC * size
-    kx, ky = -np.asarray(u, dtype=float) * step, np.asarray(v, dtype=float) * step
-    if max(np.abs(kx).max(), np.abs(ky).max()) > size // 2 - KERNEL_WIDTH:
-        raise ParameterError("cell", cell, "too coarse for the longest baseline", "use a smaller cell")
-    grid = np.zeros(size * size)
-    base_x, base_y = np.floor(kx).astype(np.int64), np.floor(ky).astype(np.int64)
-    for shift_y in range(1 - KERNEL_WIDTH // 2, KERNEL_WIDTH // 2 + 1):
-        value_y = _kernel(base_y + shift_y - ky)
-        row = ((base_y + shift_y) % size) * size
-        for shift_x in range(1 - KERNEL_WIDTH // 2, KERNEL_WIDTH // 2 + 1):
-            value = value_y * _kernel(base_x + shift_x - kx)
-            grid += np.bincount(row + (base_x + shift_x) % size, weights=value, minlength=grid.size)
-    # The real part of the transform is that of the even part of the grid.
-    image = fft.fft2(grid.reshape(size, size)).real
-    keep = np.arange(-(npix // 2), npix - npix // 2)
-    taper = _kernel_transform(keep / size)
-    image = image[np.ix_(keep % size, keep % size)] / (taper[:, None] * taper[None, :])
-    return image / image[npix // 2, npix // 2]
+    u, v = np.asarray(u, dtype=float), np.asarray(v, dtype=float)
+    value = np.full(len(u), 1.0 / len(u)) if weights is None else np.asarray(weights)
+    phase = 2.0 * np.pi * cell * ARCSEC * np.stack([v, -u], axis=1)
+    image = np.empty((npix, npix), complex)
+    ducc0.nufft.nu2u(
+        points=value.astype(complex), coord=phase, forward=False, epsilon=ACCURACY, nthreads=1, out=image
+    )
+    return image.real
 
 
-def _kernel(distance: NDArray) -> NDArray:
-    """Kaiser-Bessel gridding kernel at a distance in cells."""
-    inside = np.clip(1.0 - (2.0 * distance / KERNEL_WIDTH) ** 2, 0.0, None)
-    return i0(KERNEL_BETA * np.sqrt(inside))
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """The visibilities that an image holds, and their weights.
 
-
-def _kernel_transform(position: NDArray) -> NDArray:
-    """Transform of `_kernel` at a position in units of the grid's image size."""
-    argument = np.sqrt(KERNEL_BETA**2 - (np.pi * KERNEL_WIDTH * position) ** 2)
-    return np.sinh(argument) / argument
-
-
-def primary_beam(
-    npix: int, cell: float, freq: float, diameter: float, *, centre: float | None = None
-) -> NDArray[np.float64]:
-    """Airy pattern of a blocked aperture, as CASA's: 10.7 m with 0.75 m blocked for a 12 m dish.
-
-    Parameters
+    Attributes
     ----------
-    npix, cell : int, float [arcsec]
-    freq : float [Hz]
-    diameter : float [m], of the dish; `DISHES` gives the effective one
-    centre : float [pixel]; npix // 2 by default
-
-    Returns
-    -------
-    (npix, npix) float64, 1 in the middle
+    uv : (nvis, 2) [m]
+    keep : (n,) bool, which of the visibilities given these are
+    grid : Grid
+    robust : float or None
     """
-    axis = (np.arange(npix) - (npix // 2 if centre is None else centre)) * cell * ARCSEC
-    return airy(np.hypot(axis[:, None], axis[None, :]), freq, diameter)
+
+    uv: NDArray[np.float64]
+    keep: NDArray[np.bool_]
+    grid: Grid
+    robust: float | None
+
+    def cells(self, freq: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(nvis,) kx, ky: the nearest cells of the uv plane of twice the field."""
+        step = 2 * self.grid.npix * self.grid.cell * ARCSEC * freq / arrays.C_MS
+        return np.rint(-self.uv[:, 0] * step).astype(np.int64), np.rint(self.uv[:, 1] * step).astype(np.int64)
+
+    def weights(self, freq: float) -> NDArray[np.float64]:
+        """(nvis,) of sum 1."""
+        if self.robust is None:
+            return np.full(len(self.uv), 1.0 / len(self.uv))
+        weight = briggs(*self.cells(freq), 2 * self.grid.npix, self.robust)
+        return weight / weight.sum()
+
+    def band(self) -> float:
+        """Highest spatial frequency [cycles per pixel] along x or y."""
+        return float(np.abs(self.uv).max() * self.grid.freq().max() / arrays.C_MS * self.grid.cell * ARCSEC)
+
+    def wavelengths(self, freq: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(nvis,) u, v at a frequency [Hz]."""
+        return self.uv[:, 0] * freq / arrays.C_MS, self.uv[:, 1] * freq / arrays.C_MS
+
+    def images(
+        self, freqs: ArrayLike, npix: int, factor: NDArray | None = None
+    ) -> Iterator[NDArray[np.float64]]:
+        """The images (npix, npix) at frequencies [Hz] of visibilities `factor` (nvis,); PSFs without."""
+        for freq in np.asarray(freqs, dtype=float):
+            weights = self.weights(freq) if factor is None else self.weights(freq) * factor
+            yield direct_image(*self.wavelengths(freq), npix, self.grid.cell, weights)
+
+    def nodes(self, reach: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Frequencies of the nodes and their interpolation (nchan, nnode), for offsets up to `reach` [rad]."""
+        freq = self.grid.freq()
+        if self.robust is not None:
+            return freq, np.eye(len(freq))
+        # Largest change of a fringe's phase over half the band.
+        half = 0.5 * abs(freq[-1] - freq[0])
+        phase = 2.0 * np.pi * np.hypot(self.uv[:, 0], self.uv[:, 1]).max() * half / arrays.C_MS * reach
+        return chebyshev(freq, int(np.ceil(phase)) + 5)
 
 
-def airy(radius: ArrayLike, freq: float, diameter: float) -> NDArray[np.float64]:
-    """Power pattern at a radius [rad], see `primary_beam`."""
-    effective, blockage = DISHES.get(round(diameter, 1), (diameter, 0.0625 * diameter))
-    argument = np.maximum(np.pi * effective * freq / arrays.C_MS * np.asarray(radius, dtype=float), 1e-9)
-    # As CASA computes it, with the blockage's pattern at D/b instead of b/D times the argument. That lifts
-    # the beam by 1 % off its centre; simobserve and tclean share it, so a truth must have it too.
-    ratio = effective / blockage
-    wide = argument * ratio
-    voltage = (ratio**2 * 2.0 * j1(argument) / argument - 2.0 * j1(wide) / wide) / (ratio**2 - 1.0)
-    return voltage**2
+def sampling(uvw: NDArray, grid: Grid, robust: float | None = None) -> Sampling:
+    """The visibilities (nvis, 3) [m] that fall onto the uv plane of twice the field, in all channels.
+
+    Raises
+    ------
+    ParameterError
+        When more than `LOST` of them do not: the pixels are too large.
+    """
+    longest = arrays.C_MS / grid.freq().max() / (2.0 * grid.cell * ARCSEC) * (1.0 - 1.0 / grid.npix)
+    keep = np.abs(uvw[:, :2]).max(axis=1) < longest
+    if keep.mean() < 1.0 - LOST:
+        problem = f"too coarse: {1 - keep.mean():.0%} of the visibilities do not fit into the image's uv plane"
+        raise ParameterError("cell", grid.cell, problem, "use a smaller cell")
+    return Sampling(np.ascontiguousarray(uvw[keep, :2]), keep, grid, robust)
 
 
-def _nodes(uvw: NDArray, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Chebyshev nodes in frequency (nnode,) [Hz] and the interpolation matrix (nchan, nnode)."""
-    freq = grid.freq()
+def chebyshev(freq: NDArray[np.float64], number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Chebyshev nodes (number,) over a band and the interpolation (nchan, number) of values there onto it."""
     middle, half = 0.5 * (freq[0] + freq[-1]), 0.5 * abs(freq[-1] - freq[0])
     if half == 0:
         return freq[:1], np.ones((len(freq), 1))
-    # Largest change of a fringe's phase over half the band, at the corner of the PSF.
-    reach = np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC
-    phase = 2.0 * np.pi * np.hypot(uvw[:, 0], uvw[:, 1]).max() * half / arrays.C_MS * reach
-    number = int(np.ceil(phase)) + 5
     points = np.cos(np.pi * (np.arange(number) + 0.5) / number)
     position = (freq - middle) / half
     matrix = np.ones((len(freq), number))
@@ -287,33 +207,69 @@ def _nodes(uvw: NDArray, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.fl
     return middle + half * points, matrix
 
 
-def compute_response(uvw: NDArray, diameter: float, grid: Grid) -> Response:
-    """PSFs, primary beams and beams of any visibilities.
+def beam_nodes(grid: Grid, diameter: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes in frequency [Hz] that carry the primary beam to 1e-6, and their interpolation (nchan, nnode)."""
+    freq = grid.freq()
+    corner = np.sqrt(0.5) * grid.npix * grid.cell * ARCSEC
+    change = np.pi * diameter * 0.5 * abs(freq[-1] - freq[0]) / arrays.C_MS * corner
+    return chebyshev(freq, int(np.ceil(2.0 * change)) + 3)
+
+
+def compute_response(uvw: NDArray, diameter: float, grid: Grid, robust: float | None = None) -> Response:
+    """PSFs, primary beams, beams and noise of any visibilities.
 
     Parameters
     ----------
     uvw : (nvis, 3) [m]
     diameter : float [m], of the antennas
     grid : Grid
+    robust : float or None, Briggs' parameter; None is natural weighting
     """
-    freqs, matrix = _nodes(uvw, grid)
+    seen = sampling(uvw, grid, robust)
     size = 2 * grid.npix
+    freqs, matrix = seen.nodes(np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC)
     psf = np.empty((len(freqs), size, size), np.float32)
-    pb = np.empty((len(freqs), grid.npix, grid.npix), np.float32)
+    transfer = np.empty((len(freqs), size, size // 2 + 1), np.float32)
     beam = np.empty((len(freqs), 3))
-    for index, freq in enumerate(freqs):
-        scale = freq / arrays.C_MS
-        psf[index] = direct_image(uvw[:, 0] * scale, uvw[:, 1] * scale, size, grid.cell)
-        pb[index] = primary_beam(grid.npix, grid.cell, freq, diameter)
-        beam[index] = fit_beam(psf[index])
-    transfer = fft.rfft2(fft.ifftshift(psf, axes=(1, 2))).real
-    return Response(psf, transfer.astype(np.float32), pb, beam, matrix)
+    box = slice(max(0, grid.npix - BEAM_BOX), grid.npix + BEAM_BOX)
+    for index, image in enumerate(seen.images(freqs, size)):
+        psf[index] = image
+        transfer[index] = _transform(image).real
+        beam[index] = fit_beam(psf[index, box, box])
+    noise, ratio = _noise(seen)
+    information, mix = transfer, matrix
+    if robust is not None:
+        natural = sampling(uvw, grid)
+        nodes, mix = natural.nodes(np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC)
+        information = np.stack([_transform(image).real for image in natural.images(nodes, size)]).astype(np.float32)
+        mix = ratio[:, None] * mix
+    places, onto = (freqs, None) if robust is None else beam_nodes(grid, diameter)
+    pb = np.stack([primary_beam(grid.npix, grid.cell, freq, diameter) for freq in places]).astype(np.float32)
+    if onto is not None:
+        pb = np.tensordot(onto.astype(np.float32), pb, axes=1)
+    return Response(psf, transfer, pb, beam, matrix, noise, information, mix, seen.band())
+
+
+def _transform(image: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """Transform (size, size // 2 + 1) of an image about its middle pixel."""
+    return fft.rfft2(fft.ifftshift(image))
+
+
+def _noise(seen: Sampling) -> tuple[UvNoise, NDArray[np.float64]]:
+    """Noise of every channel, and its variance (nchan,) in the image over that at natural weighting."""
+    planes, ratio = [], []
+    for freq in seen.grid.freq():
+        weights = seen.weights(freq) * len(seen.uv)
+        ratio.append((weights**2).mean())
+        planes.append(count_cells(*seen.cells(freq), weights**2))
+    return uv_noise(2 * seen.grid.npix, planes), np.array(ratio)
 
 
 @lru_cache(maxsize=2)
 def response(coverage: Coverage, grid: Grid) -> Response:
     """`compute_response` of a coverage, remembered for the last two asked for."""
-    return compute_response(coverage.uvw(), coverage.diameter(), grid)
+    coverage.check(grid)
+    return compute_response(coverage.uvw(), coverage.diameter(), grid, coverage.robust)
 
 
 def gaussian_transform(covariance: ArrayLike, kx: NDArray, ky: NDArray) -> NDArray[np.float64]:

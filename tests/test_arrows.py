@@ -38,6 +38,7 @@ FORBIDDEN = {
     "sim": TORCH | CASA - {"casadata"} | {"onnxruntime", "training", "casa_deepfocus.casa", "casa_deepfocus.pipeline"},
     # It works on torch tensors where it is given some, and imports torch only then.
     "sim/fast.py": CASA | {"onnxruntime", "training", "casa_deepfocus.casa", "casa_deepfocus.pipeline"},
+    "sim/synthesis.py": CASA | {"onnxruntime", "training", "casa_deepfocus.casa", "casa_deepfocus.pipeline"},
     "sim/casa_backend.py": TORCH | {"onnxruntime", "training", "casa_deepfocus.pipeline"},
     "training": CASA | {"casa_deepfocus.casa"},
 }  # fmt: skip

@@ -1,0 +1,191 @@
+"""Responses: exact PSFs, Briggs weights, noise counted in the uv plane, primary beams, and what cannot be observed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("casadata")
+
+from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.errors import ParameterError
+from sim import arrays
+from sim.beams import airy
+from sim.coverage import ARCSEC, Coverage, Grid
+from sim.cube import nominal_transfer
+from sim.response import compute_response, direct_image, matched_filter_snr, response, sampling
+from sim.sky import Source
+from sim.stamps import source_stamps
+from sim.synthesis import synthesize
+from sim.weighting import briggs
+
+COVERAGE = Coverage(duration=1200.0, integration=120.0)
+GRID = Grid(npix=96, cell=0.16, nchan=12, freq0=230e9, chan_width=40e6)
+
+
+def test_direct_image_is_the_sum_over_visibilities() -> None:
+    uvw = COVERAGE.uvw() * (230e9 / arrays.C_MS)
+    image = direct_image(uvw[:, 0], uvw[:, 1], 128, 0.16)
+    assert image[64, 64] == pytest.approx(1.0, abs=1e-8)
+    weights = np.exp(2j * np.arange(len(uvw)))
+    seen = direct_image(uvw[:, 0], uvw[:, 1], 128, 0.16, weights)
+    for y, x in ((64, 70), (10, 100), (0, 0), (127, 3)):
+        east, north = -(x - 64) * 0.16 * ARCSEC, (y - 64) * 0.16 * ARCSEC
+        fringe = np.exp(2j * np.pi * (uvw[:, 0] * east + uvw[:, 1] * north))
+        assert image[y, x] == pytest.approx(fringe.real.mean(), abs=1e-8)
+        assert seen[y, x] == pytest.approx((weights * fringe).real.sum(), abs=1e-8 * len(uvw))
+
+
+def test_interpolated_psf_is_the_channels_own() -> None:
+    uvw = COVERAGE.uvw()
+    resp = response(COVERAGE, GRID)
+    assert len(resp.psf) < GRID.nchan
+    psf = resp.channels(resp.psf)
+    assert np.abs(psf[0] - psf[-1]).max() > 1e-3
+    for chan in (0, 5, 11):
+        scale = GRID.freq()[chan] / arrays.C_MS
+        exact = direct_image(uvw[:, 0] * scale, uvw[:, 1] * scale, 192, GRID.cell)
+        np.testing.assert_allclose(psf[chan], exact, atol=1e-6)
+
+
+def test_briggs_weights_by_hand() -> None:
+    # Two visibilities share a cell, a third lies in the conjugate of another one's: density 2, 2, 1, 1 and mirrored.
+    kx, ky = np.array([3, 3, 5, -7]), np.array([1, 1, 0, 2])
+    density = np.array([2.0, 2.0, 1.0, 1.0])
+    factor = (5.0 * 10.0**-0.5) ** 2 * 8.0 / (2 * (4.0 + 1.0 + 1.0))
+    np.testing.assert_allclose(briggs(kx, ky, 32, 0.5), 1.0 / (1.0 + density * factor))
+    conjugate = briggs(np.array([3, -3]), np.array([1, -1]), 32, 0.5)
+    np.testing.assert_allclose(conjugate, briggs(np.array([3, 3]), np.array([1, 1]), 32, 0.5))
+
+
+def test_briggs_psfs() -> None:
+    natural = response(COVERAGE, GRID)
+    areas = []
+    for robust in (2.0, 0.5, -2.0):
+        coverage = replace(COVERAGE, robust=robust)
+        resp = response(coverage, GRID)
+        assert resp.per_channel and len(resp.psf) == GRID.nchan
+        np.testing.assert_allclose(resp.psf[:, 96, 96], 1.0, atol=1e-6)
+        scale = GRID.freq()[3] / arrays.C_MS
+        seen = sampling(coverage.uvw(), GRID, robust)
+        weights = briggs(*seen.cells(GRID.freq()[3]), 192, robust)
+        own = direct_image(seen.uv[:, 0] * scale, seen.uv[:, 1] * scale, 192, GRID.cell, weights / weights.sum())
+        np.testing.assert_allclose(resp.channels(resp.psf)[3], own, atol=1e-6)
+        maj, minor, _ = covariance_to_shape(resp.middle_beam())
+        areas.append(maj * minor)
+    maj, minor, _ = covariance_to_shape(natural.middle_beam())
+    assert maj * minor >= areas[0] * 0.999 > areas[1] > areas[2]
+    np.testing.assert_allclose(response(replace(COVERAGE, robust=2.0), GRID).psf[0], natural.channels(natural.psf)[0],
+                               atol=5e-3)  # fmt: skip
+
+
+@pytest.mark.parametrize("robust", [None, 0.5, -1.0])
+def test_snr_formula_against_the_ideal_filter_of_the_noise(robust: float | None) -> None:
+    coverage = replace(COVERAGE, robust=robust)
+    grid = replace(GRID, nchan=4)
+    resp = response(coverage, grid)
+    source = Source(47.6, 48.3, 5.0, 3.0, 30.0, continuum=0.02, line=0.1, chan=1.7, line_fwhm=2.0)
+    sigma = 0.01
+    # Whitened, the dirty source is T G / A in the cells that hold visibilities, 0 elsewhere.
+    expected = 0.0
+    ky, kx = np.fft.fftfreq(192)[:, None], np.fft.rfftfreq(192)[None, :]
+    sxx, syy, sxy = source.covariance()
+    shape = np.exp(-4.0 * np.pi**2 * (sxx * kx * kx + syy * ky * ky + 2.0 * sxy * kx * ky))
+    twice = np.where((kx > 0) & (kx < 0.5), 2.0, 1.0)
+    spectrum = source.line_spectrum(4)
+    for chan in range(4):
+        power = resp.noise.power(chan)
+        # Transfer and noise both counted in cells, as whoever grids visibilities has them.
+        seen = sampling(coverage.uvw(), grid, robust)
+        cells_x, cells_y = seen.cells(grid.freq()[chan])
+        weight = seen.weights(grid.freq()[chan])
+        transfer = np.zeros((192, 192))
+        np.add.at(transfer, (cells_y % 192, cells_x % 192), 0.5 * weight * 192**2)
+        np.add.at(transfer, (-cells_y % 192, -cells_x % 192), 0.5 * weight * 192**2)
+        transfer = transfer[:, :97]
+        held = power > 0
+        assert (transfer[~held] == 0).all()
+        overlap = (twice * shape * transfer**2)[held] / power[held]
+        expected += overlap.sum() / 192**2 * (spectrum[chan] * resp.channels(resp.pb)[chan, 48, 48] / sigma) ** 2
+    snr_line, snr_continuum = matched_filter_snr(source, resp, grid.freq(), sigma)
+    assert snr_line == pytest.approx(np.sqrt(expected), rel=0.01)
+    assert 0 < snr_continuum < snr_line
+
+
+def test_noise_power_is_the_transfer_at_natural_weighting() -> None:
+    resp = response(COVERAGE, GRID)
+    power = resp.noise.power(0)
+    full = 2.0 * power.sum() - power[:, 0].sum() - power[:, -1].sum()
+    assert full / 192**2 == pytest.approx(1.0, rel=1e-5)
+    # Its transform is the PSF, but for the width of the cells.
+    image = np.fft.fftshift(np.fft.irfft2(power, s=(192, 192)))
+    psf = resp.channels(resp.psf)[0]
+    assert np.abs(image - psf)[91:102, 91:102].max() < 1.5e-3
+    assert np.abs(image - psf)[48:145, 48:145].max() < 0.04
+    assert psf[96, 91:102].min() < 0.5
+
+
+def test_primary_beam_half_power() -> None:
+    radius = np.linspace(0.0, 20.0, 2001) * ARCSEC
+    pb = airy(radius, 230e9, 12.0)
+    assert pb[0] == pytest.approx(1.0)
+    # 1.13 lambda / D, and the value of tclean's own .pb at 13.4 arcsec.
+    assert 2 * np.interp(-0.5, -pb, radius) == pytest.approx(1.13 * arrays.C_MS / 230e9 / 12.0, rel=0.03)
+    assert pb[1340] == pytest.approx(0.4781, abs=5e-4)
+
+
+def test_flagged_antennas_have_no_baselines() -> None:
+    tracks = COVERAGE.tracks()
+    assert {4, 17} <= set(tracks.first) | set(tracks.second)
+    fewer = COVERAGE.without((4,)).without((17, 4))
+    assert fewer.flagged_antennas == (4, 17)
+    keep = ~(np.isin(tracks.first, (4, 17)) | np.isin(tracks.second, (4, 17)))
+    np.testing.assert_array_equal(fewer.uvw(), tracks.uvw[keep])
+    assert 0 < keep.sum() < len(keep)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dec": 60.0}, "dec=60.0: never above 20 deg"),
+        ({"hour_angle": 9.0}, "dec=-35.0: never above 20 deg"),
+        ({"dec": 10.0, "duration": 43200.0, "integration": 600.0}, "duration=43200.0: the source sets"),
+        ({"robust": 3.0}, "robust=3.0: not between -2 and 2"),
+        ({"duration": 0.0}, "duration=0.0: not positive"),
+        ({"flagged_antennas": (43,)}, "alma.cycle9.3 has the antennas 0 to 42"),
+        ({"flagged_antennas": tuple(range(42))}, "fewer than two antennas"),
+    ],
+)
+def test_what_cannot_be_observed(change: dict, message: str) -> None:
+    COVERAGE.check(GRID)
+    with pytest.raises(ParameterError, match=message):
+        replace(COVERAGE, **change).check(GRID)
+    with pytest.raises(ParameterError, match=message):
+        response(replace(COVERAGE, **change), GRID)
+
+
+def test_pixels_too_large() -> None:
+    beam = COVERAGE.beam_arcsec(230e9)
+    COVERAGE.check(replace(GRID, cell=0.4 * beam))
+    with pytest.raises(ParameterError, match="cell.*larger than half the beam"):
+        COVERAGE.check(replace(GRID, cell=0.65 * beam))
+    with pytest.raises(ParameterError, match="cell.*too coarse"):
+        compute_response(COVERAGE.uvw(), 12.0, replace(GRID, cell=1.0))
+
+
+def test_points_and_narrow_sources_are_exact_at_any_place() -> None:
+    resp = response(COVERAGE, GRID)
+    for fwhm in (0.0, 0.3, 1.0, 2.2):
+        source = Source(48.37, 47.81, fwhm, fwhm, 0.0, continuum=1.0)
+        image = synthesize([source_stamps(source, GRID, 1e-3)], nominal_transfer(resp))[0]
+        # The exact image: the sum over the visibilities.
+        scale = GRID.freq()[0] / arrays.C_MS
+        uvw = COVERAGE.uvw() * scale
+        u, v = uvw[:, 0] * GRID.cell * ARCSEC, uvw[:, 1] * GRID.cell * ARCSEC
+        factor = np.exp(-2.0 * np.pi**2 * source.covariance()[0] * (u**2 + v**2))
+        factor = factor * np.exp(-2j * np.pi * (-u * (source.x - 48) + v * (source.y - 48))) / len(u)
+        exact = direct_image(uvw[:, 0], uvw[:, 1], 96, GRID.cell, factor)
+        assert exact.max() > 0.8
+        np.testing.assert_allclose(image, exact, atol=2e-6)
