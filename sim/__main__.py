@@ -13,8 +13,17 @@ from casa_deepfocus.errors import DeepFocusError
 def _psfs(args: argparse.Namespace) -> int:
     from sim import psfbuild
 
-    size = psfbuild.build_library(args.n, args.seed, progress=lambda text: sys.stdout.write(text + "\n"))
-    sys.stdout.write(f"{psfbuild.LIBRARY}: {size / 1e6:.1f} MB\n")
+    path = Path(args.out) if args.out else psfbuild.LIBRARY
+    if not args.show:
+        psfbuild.build_library(args.n, args.seed, path, progress=lambda text: sys.stdout.write(text + "\n"))
+    sys.stdout.write(psfbuild.describe_library(path))
+    return 0
+
+
+def _presets(args: argparse.Namespace) -> int:
+    from sim.presets import list_presets, show_preset
+
+    sys.stdout.write(show_preset(args.name) if args.name else list_presets())
     return 0
 
 
@@ -110,9 +119,20 @@ def _parser() -> argparse.ArgumentParser:
         help="build the library of PSFs anew",
         description="Build sim/psfs.npz, the PSFs that training carries to machines without CASA.",
     )
-    psfs.add_argument("--n", type=int, default=240, help="number of entries")
+    psfs.add_argument("--n", type=int, default=300, help="number of entries")
     psfs.add_argument("--seed", type=int, default=2211, help="of the arrays, declinations and tracks drawn")
+    psfs.add_argument("--out", metavar="FILE", help="the file to write; sim/psfs.npz by default")
+    psfs.add_argument("--show", action="store_true", help="build nothing, say what the file holds")
     psfs.set_defaults(run=_psfs)
+
+    presets = commands.add_parser(
+        "presets",
+        help="list the presets, or print one with the meaning of every parameter",
+        description="List the presets, or print one with the meaning of every parameter.",
+        epilog="Example: python -m sim presets alma",
+    )
+    presets.add_argument("name", nargs="?", help="name, or a YAML file")
+    presets.set_defaults(run=_presets)
     return parser
 
 

@@ -16,10 +16,31 @@ from typing import Any
 
 import numpy as np
 
+from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
+from casa_deepfocus.errors import ParameterError
 from sim.psflib import GRID
 
-FIELD = slice(GRID // 4, 3 * GRID // 4)
-"""The usable field along each axis: pixel 64 of the grid is pixel 0 of the field."""
+
+def field(width: int) -> slice:
+    """The middle `width` working pixels of the grid, along an axis.
+
+    Raises
+    ------
+    ParameterError
+        When the library's PSFs do not reach over twice that field.
+    """
+    widest = GRID // 2
+    if not 0 < width <= widest:
+        raise ParameterError(
+            "field", width, f"the PSF library carries fields of up to {widest} working pixels "
+            f"({widest / PIXELS_PER_BEAM:g} beams)", "use a narrower one, or sim.cube, which knows no limit",
+        )  # fmt: skip
+    first = GRID // 2 - width // 2
+    return slice(first, first + width)
+
+
+FIELD = field(GRID // 2)
+"""The widest field: pixel 64 of the grid is pixel 0 of the field."""
 
 
 def _library(array: Any) -> ModuleType:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import textwrap
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from casa_deepfocus.errors import DataError
+from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
+from casa_deepfocus.errors import DataError, ProductError
 from sim import arrays
-from sim.psflib import GRID, LIBRARY, MIN_ELEVATION, Track, make_entry, split_cells
+from sim.psflib import GRID, LIBRARY, MIN_ELEVATION, SPLITS, Track, load_library, make_entry, split_cells
 
 GROUPS: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.70, tuple(f"alma.cycle{cycle}.{config}" for cycle in (7, 8, 9, 10, 11, 12) for config in range(1, 9))),
@@ -23,6 +27,9 @@ SPLIT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 BRIGGS_SHARE = 0.15
 DEC_RANGE = (-70.0, 40.0)
 MINUTES = (5.0, 300.0)
+
+MAX_BYTES = 25_000_000
+"""Largest file: it travels with the training code."""
 
 PAPER = "alma.cycle9.3"
 """The paper's configuration (its section 3), at dec -35, 2400 s, in every split."""
@@ -50,13 +57,25 @@ def draw_track(rng: np.random.Generator, split: str) -> Track:
 
 
 def build_library(
-    number: int = 240, seed: int = 2211, path: Path = LIBRARY, progress: Callable[[str], None] | None = None
+    number: int = 300, seed: int = 2211, path: Path = LIBRARY, progress: Callable[[str], None] | None = None
 ) -> int:
-    """Draw `number` tracks, grid them and write the library's file.
+    """Draw `number` tracks, grid them and write the library's file, all of it or nothing.
+
+    Parameters
+    ----------
+    number : int, of entries, the paper's array in every split among them
+    seed : int
+    path : Path, replaced when it exists
+    progress : callable, gets a line for every track that is left out
 
     Returns
     -------
     int : bytes written
+
+    Raises
+    ------
+    ProductError
+        When the file would be larger than `MAX_BYTES`, or cannot be written.
     """
     rng = np.random.default_rng(seed)
     tracks = [Track(PAPER, -35.0, 0.1 * i, 2400.0, float("nan"), split) for i, split in enumerate(SPLIT_SHARES)]
@@ -71,8 +90,9 @@ def build_library(
                 progress(f"left out: {error}")
     band = max(max(int(np.abs(k).max()) for k in split_cells(cells)) for _, cells, _, _ in entries)
     columns = {name: np.array([getattr(entry[0], name) for entry in entries]) for name in Track.__dataclass_fields__}
+    packed = io.BytesIO()
     np.savez_compressed(
-        path,
+        packed,
         length=np.array([len(cells) for _, cells, _, _ in entries], dtype=np.uint32),
         step=np.concatenate([np.diff(cells, prepend=0) for _, cells, _, _ in entries]).astype(np.uint16),
         value=np.concatenate([values for _, _, values, _ in entries]).astype(np.float16),
@@ -81,4 +101,32 @@ def build_library(
         grid=np.int64(GRID),
         **columns,
     )
-    return path.stat().st_size
+    size = packed.getbuffer().nbytes
+    if size > MAX_BYTES:
+        raise ProductError(f"{number} entries make {size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f}: ask for fewer")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(packed.getbuffer())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ProductError(f"{path} cannot be written: {error}") from error
+    return size
+
+
+def describe_library(path: Path = LIBRARY) -> str:
+    """What a library's file holds: entries by split, arrays, declinations, tracks and weightings."""
+    lines = [f"{path}: {path.stat().st_size / 1e6:.1f} MB, {GRID} x {GRID} pixels, {PIXELS_PER_BEAM:g} to the beam"]
+    arrays_held: Counter[str] = Counter()
+    for split in SPLITS:
+        library = load_library(split, path)
+        briggs = int((~np.isnan(library.robust)).sum())
+        minutes = library.duration / 60.0
+        lines.append(
+            f"  {split}: {len(library)} PSFs ({briggs} with Briggs weighting), declinations {library.dec.min():.0f} to "
+            f"{library.dec.max():.0f}, tracks of {minutes.min():.0f} to {minutes.max():.0f} min"
+        )
+        arrays_held.update(str(name) for name in library.array)
+    held = ", ".join(f"{name} ({count})" for name, count in sorted(arrays_held.items()))
+    lines += textwrap.wrap(f"arrays: {held}", 110, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines) + "\n"

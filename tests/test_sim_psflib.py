@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from casa_deepfocus.core.geometry import covariance_to_shape, gaussian_image, shape_to_covariance
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
-from casa_deepfocus.errors import DataError, ParameterError
-from sim import fast
-from sim.psflib import GRID, SPLITS, PsfLibrary, fit_beam, load_library
+from casa_deepfocus.errors import DataError, ParameterError, ProductError
+from sim import __main__ as command
+from sim import fast, psfbuild
+from sim.psflib import GRID, LIBRARY, SPLITS, PsfLibrary, fit_beam, load_library
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,41 @@ def test_unknown_split_and_missing_file(tmp_path) -> None:
         load_library("all")
     with pytest.raises(DataError, match="python -m sim psfs"):
         load_library("train", tmp_path / "none.npz")
+
+
+def test_a_rebuilt_library_is_the_one_that_is_shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("casadata")
+    path = tmp_path / "psfs.npz"
+    assert command.main(["psfs", "--n", "6", "--out", str(path)]) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["psfs.npz"]
+    with np.load(path) as new, np.load(LIBRARY) as shipped:
+        assert int(new["length"].sum()) == len(new["value"]) > 1000
+        for name in ("array", "dec", "hour_angle", "duration", "robust", "split", "length", "beam"):
+            np.testing.assert_array_equal(new[name], shipped[name][:6])
+        np.testing.assert_array_equal(new["value"], shipped["value"][: len(new["value"])])
+    told = capsys.readouterr().out
+    assert "alma.cycle9.3 (3)" in told and "256 x 256" in told
+    held = psfbuild.describe_library()
+    assert all(f"{split}: {len(load_library(split))} PSFs" in held for split in SPLITS)
+    assert LIBRARY.stat().st_size < psfbuild.MAX_BYTES
+
+
+def test_a_library_too_large_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("casadata")
+    monkeypatch.setattr(psfbuild, "MAX_BYTES", 1000)
+    with pytest.raises(ProductError, match="ask for fewer"):
+        psfbuild.build_library(3, 1, tmp_path / "psfs.npz")
+    monkeypatch.setattr(psfbuild, "MAX_BYTES", 10**6)
+    with pytest.raises(ProductError, match="cannot be written"):
+        psfbuild.build_library(3, 1, tmp_path / "nowhere" / "psfs.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_field_wider_than_the_library() -> None:
+    assert fast.field(GRID // 2) == fast.FIELD == slice(64, 192)
+    assert fast.field(20) == slice(118, 138)
+    with pytest.raises(ParameterError, match=r"field=200.*128 working pixels \(25.6 beams\)"):
+        fast.field(200)
 
 
 def test_reading_needs_numpy_only() -> None:

@@ -88,8 +88,10 @@ def draw(preset: str | Path | Preset, rng: np.random.Generator) -> Field:
     check_geometry(preset)
     draws = Draws(preset, rng)
     coverage, grid = draw_observation(draws)
-    noise = thermal_noise(draws.number("observation.sefd"), coverage, grid)
     resp = response(coverage, grid)
+    # Briggs weighting has noise above that of natural weighting; by how much is in the sum over the planes.
+    ratio = resp.information_mix.sum(axis=1).mean()
+    noise = thermal_noise(draws.number("observation.sefd"), coverage, grid) * float(np.sqrt(ratio))
     sky = Sky(resp, coverage, grid, noise)
     sources = draw_sources(draws, sky)
     white = 0.0
