@@ -1,11 +1,11 @@
-"""``python -m benchmarks speed|psf|noise|bounds``, from the root of the repository."""
+"""``python -m benchmarks speed|psf|noise|bounds|fidelity``, from the root of the repository."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import bounds, noise, psf, speed
+from benchmarks import bounds, fidelity, noise, psf, speed
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -18,6 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("psf", psf, "a cube's PSFs as a few principal images: exactness and speed"),
         ("noise", noise, "peaks of noise found in empty fields, beside the law for them"),
         ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
+        ("fidelity", fidelity, "the fast simulator beside CASA: images and noise"),
     ):
         command = commands.add_parser(name, help=text)
         module.add_arguments(command)
