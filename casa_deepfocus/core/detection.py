@@ -99,6 +99,10 @@ def window_widths(nchan: int) -> list[int]:
     return [w for w in widths if w <= max(nchan // 2, 1)]
 
 
+SAMPLE = 8192
+"""About how many pixels the noise of a window of channels is measured on."""
+
+
 class LineSearch:
     """Sums of a line cube over every window of channels, in units of their noise.
 
@@ -119,6 +123,9 @@ class LineSearch:
         self._reference = reference
         self.blank = ~np.isfinite(line).any(axis=0)
         self.nchan = line.shape[0]
+        # The noise of each of many windows is measured on these: more of them than there are beams.
+        known = np.flatnonzero(~self.blank)
+        self._sample = known[:: (known.size // SAMPLE) | 1]
 
     def _raw(self, chan0: int, chan1: int) -> NDArray[np.float32]:
         total = self._weights[chan1 + 1] - self._weights[chan0]
@@ -133,7 +140,7 @@ class LineSearch:
         channels of real data are correlated, and so is what a fitted continuum leaves at the band's ends.
         """
         raw = self._raw(chan0, chan1)
-        rms = robust_rms(raw[~self.blank])
+        rms = robust_rms(raw.ravel()[self._sample])
         return raw / np.float32(rms) if rms > 1.0 else raw
 
     def windows(self) -> list[tuple[int, int]]:
@@ -153,8 +160,8 @@ class LineSearch:
         for number, (chan0, chan1) in enumerate(windows):
             plane = self.window(chan0, chan1)
             better = plane > best
-            best[better] = plane[better]
-            index[better] = number
+            np.copyto(best, plane, where=better)
+            np.copyto(index, np.int32(number), where=better)
         return best, index, windows
 
 
