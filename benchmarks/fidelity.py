@@ -170,7 +170,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     shape = " x ".join(str(side) for side in result["shape"])
     out = [
         f"fast against CASA, {result['size']} ({shape} channels and pixels), without noise: residual over the peak",
-        f"  {'weighting':12s} {'channel':>8s} {'rms':>9s} {'maximum':>9s}   {'PSF rms':>9s} {'maximum':>9s} (of 2 npix)",
+        f"  {'weighting':12s} {'channel':>8s} {'rms':>9s} {'maximum':>9s}   {'PSF rms':>9s} {'maximum':>9s} (2 npix)",
     ]
     for row in result["rows"]:
         out.append(
