@@ -45,20 +45,25 @@ class Fitter:
     pb : float, primary beam at the source
     source : Source, the truth, where the fits start
     sigma, white : float [Jy/beam], of the noise
+    noise : like `psf`, autocorrelation of the thermal noise; the PSF itself (natural weighting) by default
     """
 
-    def __init__(self, psf: NDArray, pb: float, source: Source, sigma: float, white: float) -> None:
+    def __init__(
+        self, psf: NDArray, pb: float, source: Source, sigma: float, white: float, noise: NDArray | None = None
+    ) -> None:
         self.pb, self.source = pb, source
         self.corner = round(source.x) - STAMP // 2, round(source.y) - STAMP // 2
         y, x = (axis.ravel() for axis in np.indices((STAMP, STAMP)))
         middle = psf.shape[0] // 2
-        matrix = psf[middle + y[:, None] - y[None, :], middle + x[:, None] - x[None, :]].astype(float)
-        values, vectors = np.linalg.eigh(matrix)
-        values, vectors = (part[..., values > KEPT * values.max()] for part in (values, vectors))
-        spread = np.sqrt(sigma**2 * values + white**2)
-        # Of the noise's covariance, and of the covariance times the sky: pixels of the dirty image.
-        self.whiten = (vectors / spread).T
-        self.image = (vectors * (values / spread)).T
+        image, correlation = (
+            array[middle + y[:, None] - y[None, :], middle + x[:, None] - x[None, :]].astype(float)
+            for array in (psf, psf if noise is None else noise)
+        )
+        values, vectors = np.linalg.eigh(correlation)
+        kept = values > KEPT * values.max()
+        self.whiten = (vectors[:, kept] / np.sqrt(sigma**2 * values[kept] + white**2)).T
+        # The dirty image of a sky [Jy/pixel], whitened.
+        self.image = self.whiten @ image
 
     def model(self, vector: NDArray) -> NDArray[np.float64]:
         """(rank, nchan) whitened dirty image of a source with the parameters `NAMES`."""

@@ -6,7 +6,9 @@ with the mean of A^2 equal to 1). The Fisher matrix of the parameters a and b is
 
     F_ab = sum_c Re sum_k conj(d_a m) d_b m  T^2 / N ,
 
-which is m_a . (PSF (x) m_b) / sigma_c^2 at natural weighting, where A^2 = T. Every source is a sum of
+which is m_a . (PSF (x) m_b) / sigma_c^2 at natural weighting, where A^2 = T. Other weights can be undone, so the
+bound is that of the visibilities; in an image of finite size a little is lost (bounds are 3 to 4 % higher at a
+robust parameter of 0.5 in a field of 64 pixels), and white noise added to it counts more. Every source is a sum of
 separable parts, shape x spectrum, and so are its derivatives: the shapes are multiplied with each other
 once at every node in frequency, and all sources are treated jointly, so that blends have their true bounds.
 
@@ -96,14 +98,23 @@ class Information:
 
         `ratio` (nchan,) is white^2 / sigma^2; where it changes with the channel it has nodes as well.
         """
-        transfer = self.resp.transfer.astype(float)
+        mixing = self.resp.information_mix
         if not ratio.any():
-            return transfer, self.resp.interpolation
-        signal = np.maximum(_tapered(transfer), 0.0)
+            return self.resp.information.astype(float), mixing
+        # Without white noise the information is I = T^2 / A^2: with it, T^2 / (T^2 / I + ratio).
+        information = np.maximum(_tapered(self.resp.information.astype(float)), 0.0)
+        nearest = np.abs(mixing).argmax(axis=0)
+        transfer = information
+        if self.resp.per_channel:
+            transfer = np.maximum(_tapered(self.resp.transfer[nearest].astype(float)), 0.0)
+        information_there = mixing.sum(axis=1)[nearest][:, None, None] * information
         nodes, matrix = _chebyshev(np.log(ratio))
-        planes = [signal**2 / np.maximum(signal + np.exp(node), 1e-30) for node in nodes]
-        mixing = self.resp.interpolation[:, None, :] * matrix[:, :, None]
-        return np.concatenate(planes), mixing.reshape(len(ratio), -1)
+        planes = []
+        for node in nodes:
+            whole = transfer**2 + np.exp(node) * information_there
+            planes.append(information * transfer**2 / np.maximum(whole, 1e-30))
+        both = mixing[:, None, :] * matrix[:, :, None]
+        return np.concatenate(planes), both.reshape(len(ratio), -1)
 
     def overlaps(self, shapes: Sequence[Shapes]) -> NDArray[np.float64]:
         """(nplane, nshape, nshape) Re sum_k conj(a) b T^2 / N of all pairs of shapes, for unit sigma."""
