@@ -15,7 +15,6 @@ import socket
 import sys
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,9 +29,9 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
 from sim import presets
 from sim.cluster import DEATHS, Results, mapper
+from sim.coverage import Grid
 from sim.fits import PRODUCTS, file_bytes, write_cube
 from sim.manifest import MANIFEST, TRUTH, Identity, Manifest, describe, folder_name, locked, open_folder, replace_text
-from sim.response import Grid
 
 Simulate = Callable[[str, int, int, Path], tuple[Cube, Table]]
 """(preset, seed, index, scratch folder) -> cube and truth."""
@@ -317,14 +316,11 @@ def _check(
 
 def _recipe(preset: str) -> tuple[str, dict[str, Any]]:
     """Name of a preset, and the preset as plain JSON."""
-    if preset not in presets.PRESETS:
-        raise ParameterError("preset", preset, "no such preset", f"choose one of {', '.join(presets.PRESETS)}")
-    return preset, {}
+    return presets.label(preset), presets.recipe(preset)
 
 
 def _grid(preset: str, seed: int, index: int) -> Grid:
-    sky = np.random.SeedSequence([zlib.crc32(preset.encode()), seed, index]).spawn(2)[0]
-    return presets.draw(preset, np.random.Generator(np.random.Philox(sky))).grid
+    return presets.geometry(preset, seed, index)[1]
 
 
 def _collect(

@@ -5,7 +5,7 @@
 """
 
 from sim.presets.describe import list_presets, show_preset
-from sim.presets.fields import Field, draw, draw_field, generators, label, recipe
+from sim.presets.fields import Field, draw, draw_field, generators, geometry, label, recipe
 from sim.presets.schema import PRESETS, Preset, load_preset, schema
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "draw",
     "draw_field",
     "generators",
+    "geometry",
     "label",
     "list_presets",
     "load_preset",

@@ -69,6 +69,13 @@ def draw_field(preset: str | Path, seed: int, index: int) -> Field:
     return draw(preset, generators(preset, seed, index)[0])
 
 
+def geometry(preset: str | Path, seed: int, index: int) -> tuple[Coverage, Grid]:
+    """Coverage and grid of field `index` of a preset, without its PSF and sky: cheap."""
+    loaded = load_preset(preset)
+    check_geometry(loaded)
+    return draw_observation(Draws(loaded, generators(preset, seed, index)[0]))
+
+
 def draw(preset: str | Path | Preset, rng: np.random.Generator) -> Field:
     """One random field.
 
