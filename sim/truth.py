@@ -85,7 +85,7 @@ def truth_table(
     ----------
     sources : sequence of Source
     resp : Response, of the observation
-    cube : Cube; its data are not read
+    cube : Cube; blank channels say nothing about the sources, else its data are not read
     sigma : float or (nchan,) [Jy/beam], thermal noise of the image; NaN for flagged channels
     white : float [Jy/beam], further noise that is white over the image's pixels
 
@@ -101,7 +101,10 @@ def truth_table(
     for source in sources:
         if len(source.lines) > MAX_LINES:
             raise ParameterError("extra_lines", len(source.lines), f"the table has room for {MAX_LINES} lines")
-    bounds = cramer_rao(sources, resp, cube.freq, sigma, white=white)
+    # Every fourth pixel tells whether a channel is blank.
+    blank = ~np.isfinite(cube.data[:, ::4, ::4]).any(axis=(1, 2))
+    seen = np.where(blank, np.nan, np.broadcast_to(np.asarray(sigma, dtype=float), blank.shape))
+    bounds = cramer_rao(sources, resp, cube.freq, seen, white=white)
     rows = [_row(source, bound, resp, cube) for source, bound in zip(sources, bounds, strict=True)]
     table = Table(meta=_meta(resp, cube))
     table["name"] = np.array([f"S{number + 1:02d}" for number in range(len(rows))], dtype="U16")
