@@ -7,18 +7,19 @@ name of a class of dask-jobqueue with its keyword arguments (docs/simulation.md)
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from casa_deepfocus.errors import DataError, DeepFocusError, MissingDependencyError, ParameterError
+from casa_deepfocus.errors import DataError, MissingDependencyError, ParameterError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -64,8 +65,8 @@ class ClusterFile:
     address : str, of a running scheduler; '' where jobs are to be submitted
     kind : str, a class of dask-jobqueue
     options : dict, its keyword arguments
-    jobs : int, to submit
-    adapt : dict, bounds (minimum_jobs, maximum_jobs, ...) between which the number of jobs follows the work
+    jobs : int, to submit at first
+    adapt : dict, bounds (minimum_jobs, maximum_jobs, ...) between which the number of jobs then follows the work
     start_timeout : float [s], to wait for the first worker
     """
 
@@ -213,7 +214,7 @@ def cluster_classes() -> dict[str, Any]:
     return {
         name: kind
         for name, kind in found.items()
-        if inspect.isclass(kind) and issubclass(kind, base) and kind.job_cls is not None
+        if inspect.isclass(kind) and issubclass(kind, base) and kind is not base
     }
 
 
@@ -239,11 +240,8 @@ NOT_OPTIONS = {"self", "job_cls", "loop", "asynchronous", "scheduler", "n_worker
 """Arguments of the classes that no file can give."""
 
 
-def _remote(described: ClusterFile) -> Any:
-    """The scheduler's address, or a new cluster of jobs."""
-    if described.address:
-        return described.address
-    options = dict(described.options)
+def job_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a dask-jobqueue class, with what every job of ours must be told."""
     exports = [f"export {name}=1" for name in THREADS]
     # Jobs inherit no dask configuration, and start in no particular folder.
     exports += [
@@ -252,24 +250,41 @@ def _remote(described: ClusterFile) -> Any:
         if ".worker." in key
     ]
     exports.append(f'export PYTHONPATH="{ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"')
-    options["job_script_prologue"] = [*options.get("job_script_prologue", []), *exports]
     # One thread a worker: CASA and the Fourier transforms want a process of their own.
-    options.setdefault("processes", options["cores"])
+    own = {"job_script_prologue": [*options.get("job_script_prologue", []), *exports]}
+    return {"processes": options["cores"]} | options | own
+
+
+def _remote(described: ClusterFile) -> Any:
+    """The scheduler's address, or a new cluster of jobs."""
+    if described.address:
+        return described.address
     try:
-        cluster = cluster_classes()[described.kind](**options)
-    except DeepFocusError:
-        raise
+        cluster = cluster_classes()[described.kind](**job_options(described.options))
     except Exception as error:  # Whatever a scheduler's class makes of its options is the user's to mend.
         raise DataError(f"{described.kind} cannot be set up: {_line(error)}") from error
+    # Tornado writes a traceback of its own about what is told below.
+    log = logging.getLogger("tornado.application")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
+        cluster.sync(_submit, cluster, described.jobs)
         if described.adapt:
             cluster.adapt(**described.adapt)
-        else:
-            cluster.scale(jobs=described.jobs)
     except Exception as error:
-        cluster.close()
+        # Jobs that no queue took cannot be closed.
+        with suppress(AssertionError):
+            cluster.close()
         raise DataError(f"{described.kind} cannot submit jobs: {_line(error)}") from error
+    finally:
+        log.setLevel(level)
     return cluster
+
+
+async def _submit(cluster: Any, jobs: int) -> None:
+    """Ask for jobs, and wait until the queue has taken them: else nobody hears why it did not."""
+    cluster.scale(jobs=jobs)
+    await cluster
 
 
 def _completed(
