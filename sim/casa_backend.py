@@ -1,13 +1,15 @@
-"""Measurement sets from a sky model with CASA's simobserve, and what every use of CASA here shares.
+"""Measurement sets: simulated with CASA's simobserve, or real ones with sources put in.
 
-With `casa_cube` the only module of `sim` that imports casatools and casatasks, and only inside functions.
+Also what every use of CASA here shares. With `casa_cube` the only module of `sim` that imports casatools
+and casatasks, and only inside functions.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,18 @@ from numpy.typing import NDArray
 import casa_deepfocus
 from casa_deepfocus.core.geometry import gaussian_image
 from casa_deepfocus.errors import DataError, MissingDependencyError, ProductError
-from sim.sky import Source
+from sim.arrays import C_MS
+from sim.beams import airy
+from sim.coverage import ARCSEC
+from sim.response import gaussian_transform
+from sim.sky import Component, Source
+from sim.skyfile import SkySource, read_sources
+
+PARALLEL_HANDS = (1, 5, 8, 9, 12)
+"""CASA's numbers of the correlations that see an unpolarised sky: I, RR, LL, XX, YY."""
+
+ROWS = 2**22
+"""Complex numbers of a measurement set that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -247,3 +260,167 @@ def read_uvw(vis: Path) -> NDArray[np.float64]:
     with casa_tool("table", vis) as table:
         # CASA's uvw point from the second antenna to the first, ours the other way.
         return -table.getcol("UVW").T
+
+
+def inject_ms(vis: Path, sources: Sequence[SkySource] | Path | str, out: Path) -> None:
+    """Copy a measurement set and add sources to its data, as its antennas would have seen them.
+
+    The visibilities are analytic, with the w term, in every parallel hand of DATA and, where there is one,
+    CORRECTED_DATA. The primary beam is CASA's Airy pattern about the phase centre of each field, at the place
+    of the source; for the VLA, whose beam CASA has as a polynomial, the two differ by up to 0.015.
+
+    Parameters
+    ----------
+    vis : Path, is not changed
+    sources : sequence of SkySource, or the YAML file of them (`skyfile.read_sources`); frequencies are LSRK
+    out : Path, the new measurement set
+
+    Raises
+    ------
+    DataError
+        When `vis` is no measurement set, or holds no DATA.
+    ProductError
+        When `out` exists.
+    """
+    vis, out = Path(vis).resolve(), Path(out).resolve()
+    if not (vis / "table.dat").is_file():
+        raise DataError(f"{vis} is no measurement set")
+    if out.exists():
+        raise ProductError(f"{out} exists; remove it or choose another name")
+    given = read_sources(Path(sources)) if isinstance(sources, str | Path) else list(sources)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the product, so that it appears whole or not at all.
+    with casa_folder(out.parent) as scratch:
+        copy = scratch / out.name
+        shutil.copytree(vis, copy)
+        with casa_tool("table", copy, nomodify=False) as table:
+            columns = [name for name in ("DATA", "CORRECTED_DATA") if name in table.colnames()]
+            if not columns:
+                raise DataError(f"{vis} has neither DATA nor CORRECTED_DATA")
+            with casa_tool("msmetadata", copy) as meta, casa_tool("measures") as me:
+                for field in range(meta.nfields()):
+                    for description in meta.datadescids():
+                        rows = table.query(f"FIELD_ID=={field} && DATA_DESC_ID=={description}")
+                        try:
+                            if rows.nrows():
+                                _add_model(rows, columns, _look(meta, me, given, field, description))
+                        finally:
+                            rows.close()
+        copy.rename(out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """One field in one spectral window.
+
+    Attributes
+    ----------
+    freq : (nchan,) [Hz], as the data have them
+    hands : (nhand,) int, indices of the parallel hands
+    diameters : (nant,) [m]
+    parts : list of direction cosines (l, m, n - 1) and components of every source, on pixels of 1 arcsec
+    """
+
+    freq: NDArray[np.float64]
+    hands: NDArray[np.int64]
+    diameters: NDArray[np.float64]
+    parts: list[tuple[NDArray[np.float64], list[Component]]]
+
+
+def _look(meta: Any, me: Any, sources: Sequence[SkySource], field: int, description: int) -> _Look:
+    spw, polarization = meta.spwfordatadesc(description), meta.polidfordatadesc(description)
+    centre, freq = meta.phasecenter(field), np.asarray(meta.chanfreqs(spw), dtype=float)
+    time = float(np.mean(meta.timesforfield(field)))
+    me.doframe(me.epoch("UTC", f"{time!r}s"))
+    me.doframe(meta.observatoryposition(0))
+    me.doframe(centre)
+    own = meta.reffreq(spw)["refer"]
+    scale = 1.0
+    if own not in ("LSRK", "REST", "Undefined"):
+        scale = me.measure(me.frequency(own, f"{float(freq[0])!r}Hz"), "LSRK")["m0"]["value"] / freq[0]
+    parts = []
+    for source in sources:
+        place = me.measure(me.direction("ICRS", f"{source.ra!r}deg", f"{source.dec!r}deg"), centre["refer"])
+        cosines = _direction_cosines(place, centre)
+        if cosines is not None:
+            parts.append((cosines, source.on_pixels(0.0, 0.0, 1.0, scale * freq).components(scale * freq)))
+    diameters = meta.antennadiameter()
+    return _Look(
+        freq,
+        np.flatnonzero(np.isin(meta.corrtypesforpol(polarization), PARALLEL_HANDS)),
+        np.array([diameters[str(number)]["value"] for number in range(len(diameters))]),
+        parts,
+    )
+
+
+def _direction_cosines(place: dict[str, Any], centre: dict[str, Any]) -> NDArray[np.float64] | None:
+    """l to the east, m to the north and n - 1 of a place about a phase centre; None on the other half of the sky."""
+    (ra, dec), (ra0, dec0) = ([measure[key]["value"] for key in ("m0", "m1")] for measure in (place, centre))
+    east = np.cos(dec) * np.sin(ra - ra0)
+    north = np.sin(dec) * np.cos(dec0) - np.cos(dec) * np.sin(dec0) * np.cos(ra - ra0)
+    if np.sin(dec) * np.sin(dec0) + np.cos(dec) * np.cos(dec0) * np.cos(ra - ra0) <= 0:
+        return None
+    square = east**2 + north**2
+    return np.array([east, north, -square / (1.0 + np.sqrt(1.0 - square))])
+
+
+def _add_model(rows: Any, columns: Sequence[str], look: _Look) -> None:
+    """Add the visibilities of a look's sources to columns of its rows (a table)."""
+    step = max(1, ROWS // len(look.freq))
+    for start in range(0, rows.nrows(), step):
+        number = min(step, rows.nrows() - start)
+        uvw = rows.getcol("UVW", start, number)
+        antennas = [rows.getcol(name, start, number) for name in ("ANTENNA1", "ANTENNA2")]
+        model = np.zeros((len(look.freq), number), complex)
+        for cosines, components in look.parts:
+            beam = _beam(look, float(np.hypot(*cosines[:2])), antennas)
+            turns = look.freq[:, None] / C_MS * (cosines @ uvw)
+            model += beam * np.exp(2j * np.pi * turns) * component_visibilities(components, uvw, look.freq)
+        for column in columns:
+            data = rows.getcol(column, start, number)
+            data[look.hands] += model
+            rows.putcol(column, data, start, number)
+
+
+def _beam(look: _Look, radius: float, antennas: Sequence[NDArray]) -> NDArray[np.float64]:
+    """Primary beam (nchan, nrow) of the baselines at a radius [rad]."""
+    sizes, kind = np.unique(look.diameters, return_inverse=True)
+    power = np.array([airy(radius, look.freq, size) for size in sizes])
+    return np.sqrt(power[kind[antennas[0]]] * power[kind[antennas[1]]]).T
+
+
+def component_visibilities(components: Sequence[Component], uvw: NDArray, freq: NDArray) -> NDArray[np.complex128]:
+    """Visibilities of a source about its own place.
+
+    Parameters
+    ----------
+    components : sequence of Component, all of one source, on pixels of 1 arcsec, x to the west
+    uvw : (3, nrow) [m], in CASA's sense: V = sum I exp(2 pi i (u l + v m))
+    freq : (nchan,) [Hz]
+
+    Returns
+    -------
+    (nchan, nrow) complex128 [Jy]
+    """
+    import ducc0
+
+    out = np.zeros((len(freq), uvw.shape[1]), complex)
+    # Cycles per pixel; x falls where l rises.
+    scale = freq[:, None] / C_MS * ARCSEC
+    kx, ky = -uvw[0] * scale, uvw[1] * scale
+    for component in components:
+        if component.covariance is not None:
+            out += component.spectrum[:, None] * gaussian_transform(component.covariance, kx, ky)
+    stamps = [component for component in components if component.stamp is not None]
+    if not stamps:
+        return out
+    pitch = stamps[0].pitch
+    shapes = np.array([component.stamp for component in stamps], dtype=complex)
+    spectra = np.array([component.spectrum for component in stamps])
+    for chan in range(len(freq)):
+        plane = np.tensordot(spectra[:, chan], shapes, 1)
+        turns = np.stack([ky[chan], kx[chan]], axis=1) * pitch
+        seen = ducc0.nufft.u2nu(grid=plane, coord=turns, forward=False, epsilon=1e-6, periodicity=1.0, nthreads=1)
+        # A pixel holds what falls into it.
+        out[chan] += seen / (np.sinc(turns[:, 0]) * np.sinc(turns[:, 1]))
+    return out
