@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from casa_deepfocus.errors import DataError, ParameterError  # noqa: E402
 from casa_deepfocus.models.runner import load_networks  # noqa: E402
 from training import export, train, validate  # noqa: E402
 from training.__main__ import main  # noqa: E402
+from training.checkpoint import load_network  # noqa: E402
 from training.networks import NETWORKS, build  # noqa: E402
 
 pytestmark = [
@@ -80,8 +82,20 @@ def test_training_resumes_where_it_stopped(tmp_path):
 def test_what_training_cannot_do_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="budget"):
         train.train(train.Config(network="pa"), tmp_path)
-    with pytest.raises(ParameterError, match="compact"):
-        train.train(config("pa", 1, preset="paper"), tmp_path)
+    with pytest.raises(ParameterError, match="paper, compact, decoras"):
+        train.train(config("pa", 1, preset="huge"), tmp_path)
+    with pytest.raises(ParameterError, match="has none"):
+        train.train(config("pa", 1, preset="decoras"), tmp_path)
+    with pytest.raises(ParameterError, match="--from RUN"):
+        train.train(config("pa", 1, stage=2), tmp_path)
+    with pytest.raises(ParameterError, match="no second stage"):
+        train.train(config("blobs_finder", 1, stage=2, start=str(tmp_path)), tmp_path)
+    with pytest.raises(ParameterError, match="stage"):
+        train.train(config("pa", 1, stage=3), tmp_path)
+    with pytest.raises(ParameterError, match="devices"):
+        train.train(config("pa", 1, devices=0), tmp_path)
+    with pytest.raises(DataError, match="python -m training train"):
+        train.train(config("pa", 1, start=str(tmp_path / "nothing")), tmp_path / "other")
     with pytest.raises(ParameterError, match="auto, cpu or cuda"):
         train.choose_device("tpu")
     if not torch.cuda.is_available():
@@ -95,13 +109,22 @@ def test_an_export_is_loaded_by_the_runner(run, tmp_path):
     networks = load_networks(str(tmp_path / "out"), "cpu")
     assert networks.info["thresholds"] == manifest["thresholds"]
     assert all(entry["parity"] <= export.PARITY for entry in manifest["networks"].values())
-    network, facts = export.load_checkpoint(run / "pa")
+    network, facts = load_network(run / "pa")
     assert facts["steps"] == 2 and facts["network"] == "pa"
     stamps = np.random.default_rng(1).normal(size=(4, 3, 32, 32)).astype(np.float32)
     with torch.no_grad():
         np.testing.assert_allclose(networks.pa(stamps), network(torch.from_numpy(stamps)).numpy(), atol=1e-5)
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
     assert "blobs_finder" in card and "Limits" in card and "BSD-3-Clause" in card
+
+
+def test_the_paper_preset_is_not_exported(run, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(run, mixed)
+    shutil.rmtree(mixed / "pa")
+    train.train(train.configure("pa", "paper", steps=1, batch=4, device="cpu"), mixed)
+    with pytest.raises(ParameterError, match="paper"):
+        export.export(mixed, tmp_path / "out")
 
 
 def test_an_export_without_training_says_so(tmp_path):

@@ -11,6 +11,7 @@ from casa_deepfocus.errors import DeepFocusError
 
 COMMANDS = {
     "train": "train the networks, or continue",
+    "schedule": "train all networks in both stages under one budget",
     "export": "write trained networks as ONNX with their manifest",
     "score": "score a catalogue against a truth table",
     "evaluate": "simulate cubes, search them and score the result",

@@ -17,17 +17,16 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from casa_deepfocus.core import preprocessing
 from casa_deepfocus.core.preprocessing import PLANES
-from casa_deepfocus.errors import DataError, ModelError
+from casa_deepfocus.errors import ModelError, ParameterError
 from casa_deepfocus.models.runner import FORMAT, OUTPUTS, PREPROCESSING, VERSION, input_shape
 from training import validate
 from training.card import model_card
+from training.checkpoint import load_network
 from training.data import make_batch
-from training.networks import NETWORKS, CompactBlobsFinder, build, parameter_count
-from training.train import CHECKPOINT
+from training.networks import NETWORKS, CompactBlobsFinder, parameter_count
 
 log = logging.getLogger("training")
 
@@ -38,33 +37,12 @@ IR_VERSION = 8
 PARITY = 1e-5
 """Largest allowed difference of torch and onnxruntime, on outputs of order 1."""
 
+FACTS = ("steps", "batch", "minutes", "seed", "stage", "start", "commit", "validation_loss")
+"""What the manifest says of a network's training."""
+
 PRECISION = 0.8
 """The thresholds are the lowest at which the network alone is this precise on validation data (Blobs Finder: on
 quiet maps). What is false then, the pipeline's SNR, spectra and reliability have to reject."""
-
-
-def load_checkpoint(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The averaged network of a training folder, in evaluation mode, and what is known of its training.
-
-    Raises
-    ------
-    DataError
-        There is no checkpoint.
-    """
-    path = folder / CHECKPOINT
-    if not path.exists():
-        raise DataError(f"{path} does not exist; train first: python -m training train --out {folder.parent}")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    state = checkpoint["deepfocus"]
-    network = build(state["config"]["network"], state["config"]["preset"])
-    average = AveragedModel(network, use_buffers=True)
-    prefix = "average."
-    average.load_state_dict(
-        {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
-    )
-    facts = {**state["config"], "steps": checkpoint["global_step"], "minutes": round(state["elapsed"] / 60.0, 1)}
-    facts["validation_loss"] = round(state["history"][-1], 6) if state["history"] else None
-    return average.module.eval(), facts
 
 
 def to_onnx(name: str, network: nn.Module, path: Path) -> None:
@@ -133,7 +111,12 @@ def export(run: Path, out: Path, *, batches: int = 20) -> dict[str, Any]:
         torch and onnxruntime differ by more than `PARITY`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    loaded = {name: load_checkpoint(run / name) for name in NETWORKS}
+    loaded = {name: load_network(run / name) for name in NETWORKS}
+    presets = {facts["preset"] for _, facts in loaded.values()}
+    if presets != {"compact"}:
+        raise ParameterError(
+            "run", run, f"its networks are of preset {', '.join(sorted(presets))}", "Only preset 'compact' is exported"
+        )
     entries: dict[str, Any] = {}
     for name, (network, facts) in loaded.items():
         path = out / f"{name}.onnx"
@@ -151,7 +134,7 @@ def export(run: Path, out: Path, *, batches: int = 20) -> dict[str, Any]:
             "preprocessing": PREPROCESSING[name],
             **({"planes": list(PLANES)} if name == "blobs_finder" else {}),
             "parameters": parameter_count(network),
-            "training": {k: facts[k] for k in ("steps", "batch", "minutes", "seed", "commit", "validation_loss")},
+            "training": {k: facts[k] for k in FACTS if k in facts},
             "parity": difference,
             "scores": validate.scores(name, predict, batches=batches),
         }

@@ -22,6 +22,11 @@ def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor) -> Te
     return (loss * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
+def weighted_l1(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The paper's l1 loss (eq. 6), mean over the weights."""
+    return ((prediction - target).abs() * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
 def ssim(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5, dynamic_range: float = 1.0) -> Tensor:
     """Mean structural similarity (paper eq. 8 to 10) under a Gaussian window.
 
@@ -58,3 +63,8 @@ def paper_blobs_finder(prediction: Tensor, target: Tensor, progress: float) -> T
     """The paper's eq. 20: l1 hands over to DSSIM linearly while `progress` goes from 0 to 1."""
     b = min(max(progress, 0.0), 1.0)
     return (1.0 - b) * functional.l1_loss(prediction, target) + b * dssim(prediction, target)
+
+
+def msle(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared logarithmic error of images in [0, 1], the loss of DECORAS (Rezaei et al. 2022, MNRAS 510, 5891)."""
+    return functional.mse_loss(torch.log1p(prediction), torch.log1p(target))

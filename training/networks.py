@@ -1,4 +1,4 @@
-"""The six networks, in two presets.
+"""The six networks, in two presets, and a rival's first one.
 
 `paper` follows sections 4.1 to 4.3 of arXiv:2211.11462 (fixed input sizes, tested against its tables);
 `compact` is what is shipped: any tile size, any number of channels, small enough for one CPU core.
@@ -22,7 +22,8 @@ NETWORKS = ("blobs_finder", "deep_gru", "fwhm_maj", "fwhm_min", "pa", "flux")
 RESNETS = ("fwhm_maj", "fwhm_min", "pa", "flux")
 """Those that measure a stamp."""
 
-PRESETS = ("paper", "compact")
+PRESETS = ("paper", "compact", "decoras")
+"""`decoras` has a Blobs Finder only, the one that the paper compares with (section 5.1)."""
 
 OUTPUTS = {"fwhm_maj": 1, "fwhm_min": 1, "pa": 2, "flux": 1}
 """Values that each ResNet gives per stamp."""
@@ -103,6 +104,41 @@ class PaperBlobsFinder(_Probability):
         for block in self.decoder:
             x = block(x)
         return self.final(x)
+
+
+class DecorasBlobsFinder(_Probability):
+    """The detector of DECORAS (Rezaei et al. 2022) as the paper rebuilt it (section 5.1).
+
+    Blobs Finder with a latent space of 256, transposed convolutions alone for the upsampling, and half of the
+    convolutions. Input and output (b, 1, 256, 256).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (1, 8, 16, 32, 64)
+        self.encoder = nn.Sequential(
+            *(_leaky_block(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        )
+        self.fc1 = nn.Linear(64 * 16 * 16, 256)
+        self.fc2 = nn.Linear(256, 64 * 16 * 16)
+        widths = (64, 32, 16, 8, 8)
+        self.decoder = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=1),
+                    nn.LeakyReLU(),
+                    nn.BatchNorm2d(b),
+                )
+                for a, b in zip(widths[:-1], widths[1:], strict=True)
+            )
+        )
+        self.final = nn.Conv2d(8, 1, 1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != (256, 256):
+            raise ParameterError("x", tuple(x.shape), "this network takes 256x256 only", "Use preset 'compact'")
+        latent = self.fc1(self.encoder(x).flatten(1))
+        return self.final(self.decoder(self.fc2(latent).reshape(-1, 64, 16, 16)))
 
 
 class PaperDeepGRU(_Probability):
@@ -329,7 +365,7 @@ def build(name: str, preset: str = "compact", *, nchan: int = 128) -> nn.Module:
     Parameters
     ----------
     name : str, one of `NETWORKS`
-    preset : str, 'compact' or 'paper'
+    preset : str, one of `PRESETS`
     nchan : int, channels of the paper's Deep GRU (the compact one takes any number)
 
     Returns
@@ -340,6 +376,10 @@ def build(name: str, preset: str = "compact", *, nchan: int = 128) -> nn.Module:
         raise ParameterError("preset", preset, "no such preset", f"Choose one of {', '.join(PRESETS)}")
     if name not in NETWORKS:
         raise ParameterError("name", name, "no such network", f"Choose one of {', '.join(NETWORKS)}")
+    if preset == "decoras":
+        if name != "blobs_finder":
+            raise ParameterError("name", name, "preset 'decoras' has none", "It has blobs_finder only")
+        return DecorasBlobsFinder()
     if name == "blobs_finder":
         return PaperBlobsFinder() if preset == "paper" else CompactBlobsFinder()
     if name == "deep_gru":

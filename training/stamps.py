@@ -91,15 +91,18 @@ def resnet_batch(name: str, seed: int, step: int, size: int = 64, split: str = "
     draw = Draw(device, seed, step, split, "stamps")
     stamps = draw_stamps(draw, size, split)
     inputs = resnet_input(stamps["stamp"], stamps["psf"], stamps["sigma"])
+    return Batch(inputs, *resnet_target(name, stamps), stamps)
+
+
+def resnet_target(name: str, stamps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a ResNet is asked of stamps, and its weight: (size, outputs) both; keys as in `draw_stamps`."""
     if name in ("fwhm_maj", "fwhm_min"):
         target = stamps[name][:, None]
-        weight = torch.ones_like(target)
-    elif name == "pa":
+        return target, torch.ones_like(target)
+    if name == "pa":
         double = 2.0 * stamps["pa"]
         target = torch.stack([torch.sin(double), torch.cos(double)], dim=1)
         square, small = stamps["fwhm_maj"] ** 2, stamps["fwhm_min"] ** 2
-        weight = ((square - small) / (square + small + 0.3**2))[:, None].expand_as(target)
-    else:
-        target = torch.log10(stamps["flux"] / stamp_peak(stamps["stamp"]))[:, None]
-        weight = torch.ones_like(target)
-    return Batch(inputs, target, weight, stamps)
+        return target, ((square - small) / (square + small + 0.3**2))[:, None].expand_as(target)
+    target = torch.log10(stamps["flux"] / stamp_peak(stamps["stamp"]))[:, None]
+    return target, torch.ones_like(target)

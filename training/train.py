@@ -1,7 +1,10 @@
 """Train the networks: `python -m training train`. Running it again continues where it stopped.
 
-A budget (minutes or steps per network) sets the schedule: warm-up, then a cosine to `final_lr`, so that
-two CPU cores and a GPU run the same command. What is exported is the moving average of the weights.
+A budget (minutes or steps per network) sets the schedule, so that two CPU cores and a GPU run the same command.
+Preset `compact`: AdamW, warm-up, then a cosine to `final_lr`. Presets `paper` and `decoras`: Adam, a warm-up over
+ten iterations to a constant rate, eq. 20 over the budget. What is exported is the moving average of the weights.
+
+`--stage 2 --from RUN` trains each network but the first on what its predecessors of RUN predict (section 4.5).
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -24,18 +29,32 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset
 
-from casa_deepfocus.errors import DataError, ParameterError
+from casa_deepfocus.errors import ParameterError
 from training import losses
+from training.checkpoint import CHECKPOINT, averaged_weights, load_network, read_checkpoint
 from training.data import make_batch
-from training.networks import NETWORKS, RESNETS, build
+from training.networks import NETWORKS, PRESETS, RESNETS, build
 
 log = logging.getLogger("training")
 
 BATCH = {"blobs_finder": 16, "deep_gru": 64, "fwhm_maj": 128, "fwhm_min": 128, "pa": 128, "flux": 128}
+PAPER_BATCH = {"blobs_finder": 8, "deep_gru": 64, "fwhm_maj": 64, "fwhm_min": 64, "pa": 64, "flux": 64}
 LEARNING_RATE = {
     "blobs_finder": 3e-3, "deep_gru": 4e-3, "fwhm_maj": 3e-3, "fwhm_min": 3e-3, "pa": 3e-3, "flux": 3e-3
 }  # fmt: skip
-CHECKPOINT = "last.ckpt"
+PAPER_LEARNING_RATE = 1e-4
+PAPER_WARMUP = 10
+STAGE2_LEARNING_RATE = 0.2
+"""The compact preset's second stage continues at this part of the first one's rate."""
+
+PREDECESSORS = {
+    "deep_gru": ("blobs_finder",),
+    **{name: ("blobs_finder", "deep_gru") for name in ("fwhm_maj", "fwhm_min", "pa")},
+    "flux": ("blobs_finder", "deep_gru", "fwhm_maj", "fwhm_min", "pa"),
+}
+"""Whose predictions a network's data are made of in the second stage."""
+
+STAGES = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,8 @@ class Config:
     """Everything that one network's training depends on; written beside its weights.
 
     `minutes` and `steps` are budgets over all runs together (0: no limit; one of them must be given). `start` is
-    the run whose weights training starts from.
+    the run whose weights training starts from, and whose predictions the second stage sees. `batch` is that of one
+    device; `devices` and `strategy` are Lightning's.
     """
 
     network: str
@@ -61,6 +81,9 @@ class Config:
     validation_batches: int = 6
     patience: int = 10
     device: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    stage: int = 1
     start: str = ""
     commit: str = ""
 
@@ -79,30 +102,36 @@ class Steps(IterableDataset):
 
 
 class Training(lightning.LightningModule):
-    """One network, its moving average, its schedule and its stopping rule."""
+    """One network, its moving average, its schedule and its stopping rule.
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    Parameters
+    ----------
+    config : Config
+    folder : Path, of the network
+    stop_at : float [minute, all runs together], pause there; 0: at the end of the budget
+    """
+
+    def __init__(self, config: Config, folder: Path, *, stop_at: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.folder = folder
         torch.manual_seed(config.seed)
         self.network = build(config.network, config.preset).to(memory_format=torch.channels_last)
-        self.average = AveragedModel(self.network, avg_fn=self._follow, use_buffers=True)
+        self.average = AveragedModel(self.network, avg_fn=self._follow, use_buffers=True).requires_grad_(False)
         self.elapsed = 0.0
         self.history: list[float] = []
         self.bad_checks = 0
+        self.paper = config.preset != "compact"
+        # Not a module of ours: their weights are neither trained nor saved.
+        self._predecessors: dict[str, nn.Module] | None = None
+        self._stop_at = stop_at
         self._clock = 0.0
         self._losses: list[float] = []
         self._validation: list[float] = []
 
     def start_from(self, folder: Path) -> None:
         """Take over the averaged weights of another run."""
-        path = folder / CHECKPOINT
-        if not path.exists():
-            raise DataError(f"{path} does not exist; train first: python -m training train --out {folder.parent}")
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        prefix = "average.module."
-        weights = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        weights = averaged_weights(read_checkpoint(folder))
         self.network.load_state_dict(weights)
         self.average.module.load_state_dict(weights)
 
@@ -111,13 +140,35 @@ class Training(lightning.LightningModule):
         decay = min(self.config.average, (1.0 + int(count)) / (10.0 + int(count)))
         return averaged * decay + current * (1.0 - decay)
 
+    def predecessors(self) -> dict[str, nn.Module] | None:
+        """The networks before this one, in the second stage: its own run's where there are some, else the first's."""
+        c = self.config
+        if c.stage == 1:
+            return None
+        if self._predecessors is None:
+            self._predecessors = {}
+            for name in PREDECESSORS[c.network]:
+                own = self.folder.parent / name
+                folder = own if (own / CHECKPOINT).exists() else Path(c.start) / name
+                self._predecessors[name] = load_network(folder, str(self.device))[0]
+        return self._predecessors
+
     def loss(self, network: nn.Module, step: int, split: str) -> Tensor:
         """Loss of one batch."""
         c = self.config
-        batch = make_batch(c.network, c.seed, step, c.batch, split, str(self.device))
+        batch = make_batch(
+            c.network, c.seed, step, c.batch, split, str(self.device), preset=c.preset,
+            predecessors=self.predecessors(),
+        )  # fmt: skip
         inputs = batch.inputs
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if c.preset == "decoras":
+            return losses.msle(network(inputs), batch.target)
+        if self.paper and c.network == "blobs_finder":
+            return losses.paper_blobs_finder(network(inputs), batch.target, self.progress)
+        if self.paper:
+            return losses.weighted_l1(network(inputs), batch.target, batch.weight)
         if c.network in RESNETS:
             return losses.weighted_smooth_l1(network(inputs), batch.target, batch.weight)
         return losses.weighted_bce(network.logits(inputs), batch.target, batch.weight)
@@ -132,31 +183,43 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         c = self.config
+        if self.paper:
+            decay = 1e-5 if c.network == "deep_gru" else 0.0
+            return torch.optim.Adam(self.network.parameters(), lr=c.learning_rate, weight_decay=decay)
         return torch.optim.AdamW(self.network.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
 
     def on_train_start(self) -> None:
         self._clock = time.monotonic()
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> int | None:
-        if self.progress >= 1.0:
+        if self.progress >= 1.0 or 0.0 < 60.0 * self._stop_at <= self.elapsed:
             self.trainer.should_stop = True
             return -1
         c = self.config
-        cosine = c.final_lr + (1.0 - c.final_lr) * 0.5 * (1.0 + math.cos(math.pi * self.progress))
+        rate = c.learning_rate * min(1.0, (self.global_step + 1) / c.warmup)
+        if not self.paper:
+            rate *= c.final_lr + (1.0 - c.final_lr) * 0.5 * (1.0 + math.cos(math.pi * self.progress))
         for group in self.optimizers().param_groups:
-            group["lr"] = c.learning_rate * cosine * min(1.0, (self.global_step + 1) / c.warmup)
+            group["lr"] = rate
         return None
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss = self.loss(self.network, self.global_step, "train")
+        # Every process makes examples of its own.
+        step = self.global_step * self.trainer.world_size + self.trainer.global_rank
+        loss = self.loss(self.network, step, "train")
         self._losses.append(float(loss.detach()))
         return loss
 
     def on_train_batch_end(self, outputs: object, batch: Tensor, batch_idx: int) -> None:
         self.average.update_parameters(self.network)
         now = time.monotonic()
-        self.elapsed += now - self._clock
+        # The clock decides when to stop, so all processes read the first one's.
+        self.elapsed = self._shared(self.elapsed + now - self._clock)
         self._clock = now
+
+    def _shared(self, value: float) -> float:
+        """The value of the first process."""
+        return value if self.trainer.world_size == 1 else float(self.trainer.strategy.broadcast(value))
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         # Only what the exported network would do counts, so the average is validated.
@@ -165,20 +228,21 @@ class Training(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking or not self._validation:
             return
-        value = sum(self._validation) / len(self._validation)
+        value = self._shared(sum(self._validation) / len(self._validation))
         recent = self.history[-10:]
-        # The paper's rule (section 4.5), which waits for the schedule's second half.
+        # The paper's rule (section 4.5); under the cosine it waits for the schedule's second half.
         worse = bool(recent) and value >= sum(recent) / len(recent)
-        self.bad_checks = self.bad_checks + 1 if worse and self.progress > 0.5 else 0
+        self.bad_checks = self.bad_checks + 1 if worse and (self.paper or self.progress > 0.5) else 0
         self.history.append(value)
         train = sum(self._losses) / max(len(self._losses), 1)
         row = {
             "step": self.global_step, "minutes": round(self.elapsed / 60.0, 3), "train": train, "validation": value,
             "learning_rate": self.optimizers().param_groups[0]["lr"],
         }  # fmt: skip
-        with (self.folder / "history.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        log.info("%s %s", self.config.network, row)
+        if self.trainer.is_global_zero:
+            with (self.folder / "history.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            log.info("%s %s", self.config.network, row)
         if self.logger is not None:
             self.logger.log_metrics({"train": train, "validation": value}, step=self.global_step)
         self._losses.clear()
@@ -191,7 +255,8 @@ class Training(lightning.LightningModule):
         """Write the checkpoint whole or not at all."""
         part = self.folder / (CHECKPOINT + ".part")
         self.trainer.save_checkpoint(part)
-        os.replace(part, self.folder / CHECKPOINT)
+        if self.trainer.is_global_zero:
+            os.replace(part, self.folder / CHECKPOINT)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["deepfocus"] = {
@@ -227,7 +292,41 @@ def choose_device(device: str) -> str:
     return device
 
 
-def train(config: Config, out: Path, *, tensorboard: bool = False) -> Path:
+def configure(network: str, preset: str = "compact", *, stage: int = 1, **options: Any) -> Config:
+    """A network's settings under a preset; `options` are other fields of `Config`, batch 0 is the preset's own."""
+    compact = preset == "compact"
+    rate = LEARNING_RATE[network] * (STAGE2_LEARNING_RATE if stage == 2 else 1.0) if compact else PAPER_LEARNING_RATE
+    batch = options.pop("batch", 0) or (BATCH if compact else PAPER_BATCH)[network]
+    defaults = {} if compact else {"warmup": PAPER_WARMUP}
+    return Config(
+        network=network, preset=preset, stage=stage, batch=batch, learning_rate=rate, commit=git_commit(),
+        **{**defaults, **options},
+    )  # fmt: skip
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be trained.
+
+    Raises
+    ------
+    ParameterError
+    """
+    c = config
+    if c.preset not in PRESETS:
+        raise ParameterError("preset", c.preset, "no such preset", f"Choose one of {', '.join(PRESETS)}")
+    if c.stage not in STAGES:
+        raise ParameterError("stage", c.stage, "no such stage", "Choose 1 (true sources) or 2 (predictions)")
+    if c.stage == 2 and not c.start:
+        raise ParameterError("from", c.start, "the second stage starts from the first", "Give its folder: --from RUN")
+    if c.stage == 2 and c.network not in PREDECESSORS:
+        raise ParameterError("networks", c.network, "it is the first of the pipeline and has no second stage")
+    if not (c.minutes > 0 or c.steps > 0):
+        raise ParameterError("minutes", c.minutes, "a budget is needed", "Give --minutes or --steps above 0")
+    if c.devices < 1:
+        raise ParameterError("devices", c.devices, "must be at least 1")
+
+
+def train(config: Config, out: Path, *, tensorboard: bool = False, stop_at: float = 0.0) -> Path:
     """Train one network, or continue it.
 
     Parameters
@@ -237,23 +336,20 @@ def train(config: Config, out: Path, *, tensorboard: bool = False) -> Path:
         The checkpoint, history.jsonl and config.json go to `out/<network>/`.
     tensorboard : bool
         Also write TensorBoard's event files there.
+    stop_at : float [minute, all runs together]
+        Pause there, in the middle of the schedule; the next run continues it. 0: when the budget is spent.
 
     Returns
     -------
     Path of the checkpoint
     """
-    if config.preset != "compact":
-        raise ParameterError(
-            "preset", config.preset, "only preset 'compact' can be trained so far", "Use preset 'compact'"
-        )
-    if not (config.minutes > 0 or config.steps > 0):
-        raise ParameterError("minutes", config.minutes, "a budget is needed", "Give --minutes or --steps above 0")
+    check(config)
     folder = out / config.network
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     device = choose_device(config.device)
     torch.set_flush_denormal(True)
-    module = Training(config, folder)
+    module = Training(config, folder, stop_at=stop_at)
     logger = False
     if tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger
@@ -264,14 +360,14 @@ def train(config: Config, out: Path, *, tensorboard: bool = False) -> Path:
         module.start_from(Path(config.start) / config.network)
     with warnings.catch_warnings():
         # Counting needs no workers, and the count is the trainer's own, so nothing is lost on resuming.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*not resumable.*")
-        warnings.filterwarnings("ignore", message=".*`srun` command.*")
+        for message in (".*does not have many workers.*", ".*not resumable.*", ".*`srun` command.*"):
+            warnings.filterwarnings("ignore", message=message)
         trainer = lightning.Trainer(
-            accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_epochs=-1, logger=logger,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            val_check_interval=config.validate_every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
-            gradient_clip_val=1.0,
+            accelerator="gpu" if device == "cuda" else "cpu", devices=config.devices, strategy=config.strategy,
+            max_epochs=-1, logger=logger, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, val_check_interval=config.validate_every, check_val_every_n_epoch=None,
+            num_sanity_val_steps=0, gradient_clip_val=1.0, sync_batchnorm=config.devices > 1 and device == "cuda",
+            use_distributed_sampler=False,
         )  # fmt: skip
         trainer.fit(
             module,
@@ -286,32 +382,51 @@ def train(config: Config, out: Path, *, tensorboard: bool = False) -> Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m training train`."""
-    parser.add_argument("--preset", default="compact")
+    parser.add_argument("--preset", default="compact", help=", ".join(PRESETS))
     parser.add_argument("--networks", default="all", help="'all', or names separated by commas")
+    parser.add_argument("--stage", type=int, default=1, help="1: on true sources; 2: on the predecessors' predictions")
+    parser.add_argument("--from", dest="start", default="", help="run to start from; of the first stage for stage 2")
     parser.add_argument("--minutes", type=float, default=0.0, help="budget of each network, earlier runs included")
     parser.add_argument("--steps", type=int, default=0, help="the same in steps")
+    parser.add_argument("--stop-at", type=float, default=0.0, help="pause when so many minutes are spent on a network")
     parser.add_argument("--out", type=Path, default=Path("runs/compact"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=0, help="examples per step; 0: the network's own")
-    parser.add_argument("--from", dest="start", default="", help="run whose weights training starts from")
+    parser.add_argument("--batch", type=int, default=0, help="examples per step and device; 0: the network's own")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--devices", type=int, default=1, help="how many of them, each on a batch of its own")
+    parser.add_argument("--strategy", default="auto", help="Lightning's, e.g. ddp")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--tensorboard", action="store_true")
 
 
-def run(args: argparse.Namespace) -> int:
-    """`python -m training train`."""
-    names = list(NETWORKS) if args.networks == "all" else args.networks.split(",")
-    for name in names:
+def names_of(text: str, preset: str, stage: int) -> list[str]:
+    """Networks that the command line names; 'all' are those that the preset has and the stage trains."""
+    if text == "all":
+        names = ["blobs_finder"] if preset == "decoras" else list(NETWORKS)
+        return [name for name in names if stage == 1 or name in PREDECESSORS]
+    for name in text.split(","):
         if name not in NETWORKS:
             raise ParameterError("networks", name, "no such network", f"Choose from {', '.join(NETWORKS)}")
+    return text.split(",")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`python -m training train`."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    for name in names:
-        config = Config(
-            network=name, preset=args.preset, seed=args.seed, minutes=args.minutes, steps=args.steps,
-            batch=args.batch or BATCH[name], learning_rate=LEARNING_RATE[name], device=args.device,
-            start=args.start, commit=git_commit(),
+    for name in names_of(args.networks, args.preset, args.stage):
+        config = configure(
+            name, args.preset, stage=args.stage, start=args.start, seed=args.seed, minutes=args.minutes,
+            steps=args.steps, batch=args.batch, device=args.device, devices=args.devices, strategy=args.strategy,
         )  # fmt: skip
-        train(config, args.out, tensorboard=args.tensorboard)
+        train(config, args.out, tensorboard=args.tensorboard, stop_at=args.stop_at)
+    if args.stage == 2:
+        keep_first(Path(args.start), args.out)
     return 0
+
+
+def keep_first(start: Path, out: Path) -> None:
+    """Blobs Finder has no second stage: copy its first one, so that a run holds all six networks."""
+    source, target = start / "blobs_finder", out / "blobs_finder"
+    if not (target / CHECKPOINT).exists():
+        shutil.copytree(source, target, dirs_exist_ok=True)

@@ -1,0 +1,377 @@
+"""Training data as the pipeline makes it: each network sees what its predecessors leave (section 4.5).
+
+With `networks` None, what the true sources give (first stage of preset `paper`); with trained networks, what
+these predict (second stage of every preset): blobs of Blobs Finder, lines of Deep GRU, shapes of the ResNets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import signal
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional
+
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
+from casa_deepfocus.core.preprocessing import (
+    BOX_LEVEL,
+    PLANES,
+    TARGET_SMOOTHING,
+    blobs_finder_input,
+    blobs_finder_planes,
+    deep_gru_input,
+    resnet_input,
+    stamp_peak,
+)
+from training.draw import Batch, Draw
+from training.fields import Fields, Recipe, channels_of, draw_fields
+from training.maps import covariance, gaussian, unit_snr
+from training.spectra import MINIMUM_SNR, NARROWEST
+from training.stamps import resnet_target
+
+Predecessors = Mapping[str, nn.Module]
+
+BLOBS = {"compact": 2.5, "paper": 4.0}
+"""Blobs of a field, about: the number of fields in a batch follows."""
+
+LINE_HEIGHT = 0.3
+"""Deep GRU's output that makes a line, and Blobs Finder's that makes a blob (the paper's are 0.1 and 0.15)."""
+
+DILATION = 1.5
+"""Of the 3D model's mask (paper section 4.4 v)."""
+
+
+def chain_batch(
+    name: str, recipe: Recipe, networks: Predecessors | None, seed: int, step: int, size: int, split: str, device: str
+) -> Batch:
+    """The batch of one step; second-stage data are not augmented, nor are those of validation.
+
+    Returns
+    -------
+    Batch : as `training.data.make_batch`; between 1 and `size` examples
+    """
+    draw = Draw(device, seed, step, split, f"chain/{recipe.name}/{name}")
+    count = size if name == "blobs_finder" else max(1, round(size / BLOBS[recipe.name]))
+    fields = draw_fields(
+        draw, recipe, count, split, nchan=channels_of(recipe, seed, step, split), augment=networks is None
+    )  # fmt: skip
+    window = _windows(draw, fields)
+    maps, amplitude = _detection_maps(draw, fields, window)
+    if name == "blobs_finder":
+        return _blobs_finder_batch(draw, fields, maps, amplitude, augment=split == "train")
+    blobs = _blobs(fields, maps, amplitude, networks)
+    blobs = blobs.take(torch.arange(min(size, len(blobs.row)), device=maps.device))
+    spectra = _spectra(draw, fields, blobs)
+    if name == "deep_gru":
+        return _deep_gru_batch(draw, fields, blobs, spectra)
+    return _resnet_batch(name, draw, fields, _with_lines(fields, blobs, spectra, networks), networks)
+
+
+@dataclass
+class Blobs:
+    """`k` blobs: their fields and sources (k,), places (k,) [pixel of the field], extraction weights (k, field, field).
+
+    chan, fwhm : (k,) [channel] of the line found, once it has been
+    """
+
+    row: Tensor
+    source: Tensor
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    chan: Tensor | None = None
+    fwhm: Tensor | None = None
+
+    def take(self, keep: Tensor) -> Blobs:
+        return Blobs(*(getattr(self, name)[keep] for name in ("row", "source", "x", "y", "weights")))
+
+
+def min_max(images: Tensor) -> Tensor:
+    """(k, 1, H, W) images, each scaled to [0, 1]: the paper's normalisation."""
+    low, high = images.flatten(1).aminmax(dim=1)
+    return ((images - low[:, None, None]) / (high - low).clamp(min=1e-12)[:, None, None])[:, None]
+
+
+def _windows(draw: Draw, fields: Fields) -> Tensor:
+    """(b, nchan) channels of each field's map: all, or (half of the compact ones) those of its first source's line."""
+    chan = torch.arange(fields.nchan, device=draw.device)
+    inside = (chan[None] - fields.chan[:, :1]).abs() <= (0.6 * fields.fwhm[:, :1]).clamp(min=0.6)
+    whole = draw.chance(0.5 if fields.recipe.name == "compact" else 1.0, (len(fields.x), 1))
+    return (inside | whole | ~inside.any(dim=1, keepdim=True)).float()
+
+
+def _detection_maps(draw: Draw, fields: Fields, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (b, field, field) [sigma] and the sources' fluxes in them (b, n); a line map has no continuum."""
+    whole = window.mean(dim=1, keepdim=True) == 1.0
+    width = window.sum(dim=1, keepdim=True)
+    amplitude = (fields.line * window[:, None]).sum(-1) / torch.sqrt(width)
+    amplitude = amplitude + fields.continuum * torch.sqrt(width) * whole
+    rows = torch.arange(len(fields.x), device=draw.device)
+    corner, part = fields.corner, slice(fields.corner, fields.corner + fields.recipe.field)
+    maps = fields.dirty(rows, fields.x + corner, fields.y + corner, amplitude) + fields.noise(draw, rows)
+    return maps[:, part, part].contiguous(), amplitude
+
+
+def _drawn(fields: Fields, rows: Tensor, columns: Tensor) -> Tensor:
+    """(k, field, field) sources (rows, columns) as Blobs Finder's target draws them."""
+    pixel = torch.arange(fields.recipe.field, device=rows.device, dtype=torch.float32)
+    extra = (TARGET_SMOOTHING * fields.recipe.pixels_per_beam / FWHM_PER_SIGMA) ** 2
+    cov = fields.cov[rows, columns] + extra * torch.tensor([1.0, 1.0, 0.0], device=rows.device)
+    dx = pixel[None, None, :] - fields.x[rows, columns][:, None, None]
+    dy = pixel[None, :, None] - fields.y[rows, columns][:, None, None]
+    return gaussian(dx, dy, cov[:, None, None])
+
+
+def _blobs_finder_batch(draw: Draw, fields: Fields, maps: Tensor, amplitude: Tensor, *, augment: bool) -> Batch:
+    """The paper's pairs: integrated image and sky model, both in [0, 1], turned and mirrored in training only."""
+    b, n = amplitude.shape
+    rows = torch.arange(b, device=maps.device)
+    target = torch.zeros_like(maps)
+    for i in range(n):
+        # The sky's brightness: flux over area.
+        area = (fields.fwhm_maj[:, i] * fields.fwhm_min[:, i]).clamp(min=0.01)
+        drawn = _drawn(fields, rows, torch.full_like(rows, i)) * (amplitude[:, i] / area)[:, None, None]
+        target = torch.maximum(target, drawn)
+    inputs, target = maps[:, None], target[:, None]
+    if augment:
+        angle = draw.uniform(0.0, 2.0 * np.pi, (b,))
+        flip = 1.0 - 2.0 * draw.chance(0.5, (b, 2)).float()
+        matrix = torch.stack(
+            [torch.stack([flip[:, 0] * torch.cos(angle), -flip[:, 0] * torch.sin(angle)], 1),
+             torch.stack([flip[:, 1] * torch.sin(angle), flip[:, 1] * torch.cos(angle)], 1)], 1,
+        )  # fmt: skip
+        grid = functional.affine_grid(functional.pad(matrix, (0, 1)), list(inputs.shape), align_corners=False)
+        inputs, target = (functional.grid_sample(image, grid, align_corners=False) for image in (inputs, target))
+    inputs, target = min_max(inputs[:, 0]), min_max(target[:, 0])
+    truth = {name: getattr(fields, name) for name in ("x", "y", "cov", "used")} | {"flux": amplitude}
+    return Batch(inputs, target, torch.ones_like(target), truth)
+
+
+def _blobs(fields: Fields, maps: Tensor, amplitude: Tensor, networks: Predecessors | None) -> Blobs:
+    """Blobs of the sources that a map shows: where they are, or where Blobs Finder puts them."""
+    bright = amplitude * unit_snr(fields.cov, fields.beam[:, None]) >= MINIMUM_SNR
+    asked = fields.used & bright
+    # A batch is never empty.
+    asked[0, 0] = True
+    row, source = torch.nonzero(asked, as_tuple=True)
+    drawn = _drawn(fields, row, source)
+    true = Blobs(
+        row, source, fields.x[row, source], fields.y[row, source], torch.where(drawn > BOX_LEVEL, drawn, 0.0 * drawn)
+    )
+    if networks is None:
+        return true
+    with torch.no_grad():
+        probability = networks["blobs_finder"](blobs_finder_planes_of(fields, maps))[:, 0]
+    found = _matched(probability.cpu().numpy(), true, 0.5 * fields.recipe.pixels_per_beam)
+    if not len(found[0]):
+        return true
+    keep = torch.as_tensor(found[0], device=maps.device)
+    x, y = (torch.as_tensor(found[i], dtype=torch.float32, device=maps.device) for i in (1, 2))
+    pixel = torch.arange(fields.recipe.field, device=maps.device, dtype=torch.float32)
+    near = torch.hypot(pixel[None, None, :] - x[:, None, None], pixel[None, :, None] - y[:, None, None])
+    seen = probability[row[keep]]
+    weights = seen * (seen > BOX_LEVEL) * (near < 1.2 * fields.recipe.pixels_per_beam)
+    # A maximum that hardly passes has no pixel above the contour; its own pixels are its box then.
+    weights = torch.where((weights.sum((1, 2)) > 0)[:, None, None], weights, (near < 1.5).float())
+    return Blobs(row[keep], source[keep], x, y, weights)
+
+
+def blobs_finder_planes_of(fields: Fields, maps: Tensor) -> Tensor:
+    """Blobs Finder's input for maps of `fields`, as its preset has it."""
+    if fields.recipe.name == "paper":
+        return min_max(maps)
+    return blobs_finder_input(blobs_finder_planes(maps, PLANES, fields.psf()))
+
+
+def _matched(probability: NDArray[np.float32], true: Blobs, limit: float) -> tuple[NDArray, NDArray, NDArray]:
+    """Blobs that a maximum of the map stands for, one to one: their indices, and the maxima's places."""
+    rows = true.row.cpu().numpy()
+    places = np.stack([true.x.cpu().numpy(), true.y.cpu().numpy()], axis=1)
+    found: list[tuple[int, float, float]] = []
+    for row in np.unique(rows):
+        image = probability[row]
+        padded = torch.nn.functional.max_pool2d(torch.from_numpy(image)[None, None], 3, 1, 1)[0, 0].numpy()
+        peaks = np.argwhere((image >= padded) & (image > LINE_HEIGHT))
+        mine = np.flatnonzero(rows == row)
+        if not len(peaks):
+            continue
+        vertex = np.array([_vertex(image, y, x) for y, x in peaks])
+        apart = np.hypot(places[mine, None, 0] - vertex[None, :, 0], places[mine, None, 1] - vertex[None, :, 1])
+        for i, j in zip(*linear_sum_assignment(np.where(apart <= limit, apart, 1e6)), strict=True):
+            if apart[i, j] <= limit:
+                found.append((mine[i], vertex[j, 0], vertex[j, 1]))
+    index, x, y = np.array(found, dtype=float).reshape(-1, 3).T
+    return index.astype(np.int64), x, y
+
+
+def _vertex(image: NDArray, row: int, column: int) -> tuple[float, float]:
+    """Place (x, y) of a maximum to a fraction of a pixel."""
+    place = []
+    for line, index in ((image[row, :], column), (image[:, column], row)):
+        step = 0.0
+        if 0 < index < len(line) - 1:
+            bend = 2.0 * line[index] - line[index - 1] - line[index + 1]
+            step = float(np.clip(0.5 * (line[index + 1] - line[index - 1]) / bend, -0.5, 0.5)) if bend > 0 else 0.0
+        place.append(index + step)
+    return place[0], place[1]
+
+
+@dataclass
+class Spectra:
+    """Spectra of blobs (k, nchan) [sigma], the lines' heights in them (k, n) and the networks' input."""
+
+    spectrum: Tensor
+    response: Tensor
+    inputs: Tensor
+
+
+def _spectra(draw: Draw, fields: Fields, blobs: Blobs) -> Spectra:
+    """Weighted sums of the blobs' pixels in every channel, in units of their noise."""
+    b, n = fields.x.shape
+    side, corner, field = fields.recipe.side, fields.corner, fields.recipe.field
+    part = slice(corner, corner + field)
+    rows = torch.arange(b, device=draw.device)
+    response = torch.zeros((len(blobs.row), n), device=draw.device)
+    for i in range(n):
+        alone = torch.zeros((b, n), device=draw.device)
+        alone[:, i] = 1.0
+        image = fields.dirty(rows, fields.x + corner, fields.y + corner, alone)[:, part, part]
+        response[:, i] = (blobs.weights * image[blobs.row]).sum((1, 2))
+    transform = torch.fft.rfft2(blobs.weights, s=(side, side))
+    power = transform.abs() ** 2 * fields.amplitude[blobs.row] ** 2
+    noise = torch.sqrt((2.0 * power.sum((1, 2)) - power[..., 0].sum(1) - power[..., -1].sum(1)) / side**2)
+    response = response / noise[:, None]
+    paper = fields.recipe.name == "paper"
+    kept = 1.0 if paper else 0.05 * draw.normal((len(response), n))
+    level = (response * fields.continuum[blobs.row] * kept).sum(1, keepdim=True)
+    clean = torch.einsum("kn,knc->kc", response, fields.line[blobs.row])
+    spectrum = clean + level + draw.normal(tuple(clean.shape))
+    if paper:
+        inputs = (spectrum - spectrum.mean(1, keepdim=True)) / spectrum.std(1, keepdim=True)
+    else:
+        k = len(spectrum)
+        spectrum = (spectrum + 0.15 * draw.normal((k, 1))) * draw.uniform(0.88, 1.12, (k, 1))
+        inputs = deep_gru_input(spectrum)
+    return Spectra(spectrum, response, inputs)
+
+
+def _deep_gru_batch(draw: Draw, fields: Fields, blobs: Blobs, spectra: Spectra) -> Batch:
+    """What Deep GRU is asked: the lines of the sources within a beam of the blob; others are sidelobes."""
+    row = blobs.row
+    lines = spectra.response[..., None] * fields.line[row]
+    apart = torch.hypot(fields.x[row] - blobs.x[:, None], fields.y[row] - blobs.y[:, None])
+    near = fields.used[row] & (apart < fields.recipe.pixels_per_beam)
+    if fields.recipe.name == "paper":
+        drawn = (lines * near[..., None]).sum(1)
+        target = (drawn / drawn.amax(1, keepdim=True).clamp(min=1e-6)).clamp(min=0.0)
+        return Batch(spectra.inputs, target, torch.ones_like(target), {"spectrum": spectra.spectrum})
+    snr = torch.sqrt((lines**2).sum(-1))
+    asked = near & (snr >= MINIMUM_SNR)
+    offset = torch.arange(fields.nchan, device=row.device) - fields.chan[row][..., None]
+    profile = torch.exp(-0.5 * (offset * FWHM_PER_SIGMA / fields.fwhm[row].clamp(min=NARROWEST)[..., None]) ** 2)
+    target = (profile * asked[..., None]).amax(1)
+    unclear = (profile * (near & ~asked & (snr > 1.5))[..., None]).amax(1)
+    weight = (1.0 + target) * ~((unclear > 0.1) & (unclear > target))
+    truth = {"centre": fields.chan[row], "fwhm": fields.fwhm[row], "snr": snr, "asked": asked, "used": near,
+             "spectrum": spectra.spectrum}  # fmt: skip
+    return Batch(spectra.inputs, target, weight, truth)
+
+
+def _with_lines(fields: Fields, blobs: Blobs, spectra: Spectra, networks: Predecessors | None) -> Blobs:
+    """The blobs whose line is found, with its centre and width: the true ones, or those that Deep GRU gives."""
+    chan, fwhm = fields.chan[blobs.row, blobs.source], fields.fwhm[blobs.row, blobs.source]
+    if networks is None:
+        blobs.chan, blobs.fwhm = chan, fwhm
+        return blobs
+    with torch.no_grad():
+        profiles = networks["deep_gru"](spectra.inputs).cpu().numpy()
+    found = []
+    for index, (profile, centre, width) in enumerate(zip(profiles, chan.tolist(), fwhm.tolist(), strict=True)):
+        padded = np.pad(profile, 1)
+        peaks = signal.find_peaks(padded, height=LINE_HEIGHT)[0]
+        if len(peaks):
+            best = int(np.abs(peaks - 1 - centre).argmin())
+            if abs(peaks[best] - 1 - centre) <= max(0.5 * width, 1.0):
+                size, _, left, right = signal.peak_widths(padded, peaks[best : best + 1], rel_height=0.5)
+                found.append((index, 0.5 * (left[0] + right[0]) - 1.0, max(size[0], 1.0)))
+    if not found:
+        blobs.chan, blobs.fwhm = chan, fwhm
+        return blobs
+    index, centre, width = np.array(found).T
+    out = blobs.take(torch.as_tensor(index.astype(np.int64), device=chan.device))
+    out.chan, out.fwhm = (torch.as_tensor(v, dtype=torch.float32, device=chan.device) for v in (centre, width))
+    return out
+
+
+def _resnet_batch(
+    name: str, draw: Draw, fields: Fields, blobs: Blobs, networks: Predecessors | None
+) -> Batch:  # fmt: skip
+    """Focused images around the blobs, over the channels of their lines; for the flux, line-emission images."""
+    recipe, row = fields.recipe, blobs.row
+    paper = recipe.name == "paper"
+    k, half = len(row), recipe.stamp // 2
+    chan = torch.arange(fields.nchan, device=row.device)
+    apart = (chan[None] - blobs.chan[:, None]).abs()
+    # The compact pipeline focuses on the line's FWHM, the paper on twice that.
+    core = apart <= blobs.fwhm[:, None] * (1.0 if paper else 0.5)
+    core |= apart == apart.amin(1, keepdim=True)
+    width = core.sum(1)
+    kept = 1.0 if paper else 0.05 * draw.normal((k, fields.x.shape[1]))
+    line = fields.line[row]
+    middle = recipe.side // 2
+    x, y = (middle + getattr(fields, axis)[row] - getattr(blobs, axis)[:, None] for axis in "xy")
+    cut = slice(middle - half, middle + half)
+
+    def image(channels: Tensor, noise: Tensor, part: Tensor | float) -> Tensor:
+        """Mean over channels, with `part` of the continuum: (k, stamp, stamp)."""
+        number = channels.sum(1, keepdim=True).clamp(min=1)
+        flux = (line * channels[:, None]).sum(-1) / number + part * fields.continuum[row]
+        return (fields.dirty(row, x, y, flux) + noise / torch.sqrt(number)[..., None])[:, cut, cut]
+
+    noise = fields.noise(draw, row)
+    focused = image(core, noise, kept)
+    sigma = 1.0 / torch.sqrt(width.float())
+    psf = fields.psf()[row][:, cut, cut]
+
+    def inputs(stamp: Tensor) -> Tensor:
+        return min_max(stamp) if paper else resnet_input(stamp, psf, sigma * draw.uniform(0.95, 1.05, (k,)))
+
+    stamps = {
+        "stamp": focused,
+        **{key: getattr(fields, key)[row, blobs.source] for key in ("fwhm_maj", "fwhm_min", "pa")},
+    }
+    if name == "flux":
+        wide = (apart <= DILATION * blobs.fwhm[:, None]) | core
+        rest = wide & ~core
+        # Line image over the width: the core's channels and the wings, whose noise is another.
+        number = blobs.fwhm[:, None, None]
+        wings = image(rest, fields.noise(draw, row), 0.05 * draw.normal((k, fields.x.shape[1])))
+        bare = focused if not paper else image(core, noise, 0.0)
+        total = (bare * width[:, None, None] + wings * rest.sum(1)[:, None, None]) / number
+        cov = _shapes(fields, blobs, inputs(focused), networks) + fields.beam[row]
+        pixel = torch.arange(recipe.stamp, device=row.device, dtype=torch.float32) - half
+        mask = gaussian(pixel[None, None, :], pixel[None, :, None], DILATION**2 * cov[:, None, None]) > BOX_LEVEL
+        stamps["stamp"] = torch.where(mask, total, 0.0 * total if paper else focused)
+        stamps["flux"] = line[torch.arange(k, device=row.device), blobs.source].sum(-1) / blobs.fwhm
+        stamps["flux"] = stamps["flux"].clamp(min=1e-6)
+    batch = Batch(inputs(stamps["stamp"]), *resnet_target(name, stamps), stamps)
+    stamps["snr"] = stamp_peak(focused) / sigma
+    return batch
+
+
+def _shapes(fields: Fields, blobs: Blobs, inputs: Tensor, networks: Predecessors | None) -> Tensor:
+    """(k, 3) covariances [pixel^2]: the true ones, or those of the ResNets."""
+    row, source, scale = blobs.row, blobs.source, fields.recipe.pixels_per_beam
+    if networks is None:
+        return fields.cov[row, source]
+    with torch.no_grad():
+        sizes = [networks[name](inputs)[:, 0].clamp(0.0, 4.0) * scale for name in ("fwhm_maj", "fwhm_min")]
+        turned = networks["pa"](inputs)
+    return covariance(
+        torch.maximum(*sizes), torch.minimum(*sizes), 0.5 * torch.atan2(turned[:, 0], turned[:, 1])
+    )  # fmt: skip
