@@ -52,11 +52,13 @@ def _library(array: Any) -> ModuleType:
     return torch
 
 
-def _frequencies(xp: ModuleType, like: Any, first: int, stop: int) -> Any:
-    """Integers first..stop - 1 in the array's type, on its device."""
+def _wave_numbers(xp: ModuleType, like: Any, side: int, band: int) -> tuple[Any, Any]:
+    """Integers along y (both signs, in the order of a transform) and x up to `band`, in the array's type."""
+    rows = [*range(min(band + 1, side - side // 2)), *range(-min(band, side // 2), 0)]
+    columns = list(range(min(band, side // 2) + 1))
     if xp is np:
-        return np.arange(first, stop, dtype=like.dtype)
-    return xp.arange(first, stop, dtype=like.dtype, device=like.device)
+        return np.array(rows, dtype=like.dtype), np.array(columns, dtype=like.dtype)
+    return tuple(xp.tensor(part, dtype=like.dtype, device=like.device) for part in (rows, columns))
 
 
 def psf_images(weights: Any) -> Any:
@@ -82,46 +84,46 @@ def _inverse(xp: ModuleType, spectrum: Any) -> Any:
     return xp.fft.irfft2(spectrum, s=(GRID, GRID))
 
 
-def sky_spectrum(x: Any, y: Any, flux: Any, covariance: Any, *, band: int = GRID // 2 - 1) -> Any:
-    """Transform of a sum of Gaussian sources.
+def sky_spectrum(x: Any, y: Any, flux: Any, covariance: Any, side: int = GRID, *, band: int | None = None) -> Any:
+    """Transform of a sum of Gaussian sources on a periodic grid.
 
     Parameters
     ----------
     x, y : (b, n) float32 [grid pixel], centres; pixel (0, 0) is the first
     flux : (b, n) float32, integrated; 0 for the empty places of a padded batch
     covariance : (b, n, 3) float32 [pixel^2] : sxx, syy, sxy
-    band : int
-        Highest spatial frequency to fill, e.g. `PsfLibrary.band`; the rest stays 0.
+    side : int, the grid is (side, side)
+    band : int or None
+        Highest spatial frequency to fill, e.g. `PsfLibrary.band`; the rest stays 0. All by default.
 
     Returns
     -------
-    (b, GRID, GRID // 2 + 1) complex64
+    (b, side, side // 2 + 1) complex64
     """
     xp = _library(x)
-    band = min(band, GRID // 2 - 1)
-    fx, fy = _frequencies(xp, x, 0, band + 1), _frequencies(xp, x, -band, band + 1)
-    scale = 2.0 * np.pi / GRID
-    # The phases (b, n, ky) and (b, n, kx) separate; the Gaussian does not when it is tilted.
-    row = xp.exp((-1j * scale) * (fy * y[..., None])) * flux[..., None]
-    column = xp.exp((-1j * scale) * (fx * x[..., None]))
+    rows, columns = _wave_numbers(xp, x, side, side if band is None else band)
+    scale = 2.0 * np.pi / side
     # The three terms of the Gaussian stay in one exponent: apart, those of a large tilted source overflow.
-    quad = -0.5 * scale * scale * covariance
-    squares = (fx[None, :] ** 2, fy[:, None] ** 2, 2.0 * fy[:, None] * fx[None, :])
-    total = 0
+    quad = (-0.5 * scale * scale) * covariance
+    squares = xp.stack([columns[None, :] ** 2 + 0 * rows[:, None], rows[:, None] ** 2 + 0 * columns[None, :],
+                        2.0 * rows[:, None] * columns[None, :]])  # fmt: skip
+    # The phases along y and x separate; the Gaussian does not when it is tilted.
+    wave_y = xp.exp((-1j * scale) * (rows * y[..., None])) * flux[..., None]
+    wave_x = xp.exp((-1j * scale) * (columns * x[..., None]))
+    total = wave_y[:, :0].sum(1)[:, :, None] * wave_x[:, :0].sum(1)[:, None, :]
     for index in range(x.shape[-1]):
-        exponent = sum(quad[:, index, term, None, None] * squares[term] for term in range(3))
-        total = total + row[:, index, :, None] * column[:, index, None, :] * xp.exp(exponent)
-    shape = (x.shape[0], GRID, GRID // 2 + 1)
-    if xp is np:
-        out = np.zeros(shape, np.complex64)
-    else:
-        out = xp.zeros(shape, dtype=total.dtype, device=x.device)
-    out[:, : band + 1, : band + 1] = total[:, band:]
-    out[:, -band:, : band + 1] = total[:, :band]
+        size = xp.exp(xp.einsum("bq,qyx->byx", quad[:, index], squares))
+        total += size * wave_y[:, index, :, None] * wave_x[:, index, None, :]
+    if len(rows) == side:
+        return total
+    shape = (x.shape[0], side, side // 2 + 1)
+    out = np.zeros(shape, total.dtype) if xp is np else xp.zeros(shape, dtype=total.dtype, device=x.device)
+    out[:, : band + 1, : band + 1] = total[:, : band + 1]
+    out[:, -band:, : band + 1] = total[:, band + 1 :]
     return out
 
 
-def dirty_maps(weights: Any, x: Any, y: Any, flux: Any, covariance: Any, *, band: int = GRID // 2 - 1) -> Any:
+def dirty_maps(weights: Any, x: Any, y: Any, flux: Any, covariance: Any, *, band: int | None = None) -> Any:
     """Noise-free dirty maps.
 
     Parameters
@@ -173,9 +175,8 @@ def matched_snr(weights: Any, amplitude: Any, flux: Any, covariance: Any) -> Any
     (b, n)
     """
     xp = _library(weights)
-    k = _frequencies(xp, flux, 0, GRID)
-    fy = xp.where(k < GRID // 2, k, k - GRID)[:, None]
-    fx = k[None, : GRID // 2 + 1]
+    rows, columns = _wave_numbers(xp, flux, GRID, GRID)
+    fy, fx = rows[:, None], columns[None, :]
     scale = (2.0 * np.pi / GRID) ** 2
     twice = xp.where((fx > 0) & (fx < GRID // 2), 2.0 + 0 * fx, 1.0 + 0 * fx)
     safe = xp.where(amplitude > 0, amplitude, amplitude * 0 + 1)

@@ -21,6 +21,7 @@ from casa_deepfocus.core.preprocessing import (
     blobs_finder_planes,
 )
 from sim import fast
+from sim.fast import sky_spectrum as sky_transform
 from sim.psflib import GRID, load_library
 from training.draw import Batch, Draw
 
@@ -52,34 +53,6 @@ def gaussian(dx: Tensor, dy: Tensor, cov: Tensor) -> Tensor:
     sxx, syy, sxy = cov.unbind(-1)
     det = determinant(cov)
     return torch.exp(-0.5 * (syy * dx * dx + sxx * dy * dy - 2.0 * sxy * dx * dy) / det)
-
-
-def sky_transform(x: Tensor, y: Tensor, flux: Tensor, cov: Tensor, side: int) -> Tensor:
-    """Transform of Gaussian sources on a periodic grid, like `sim.fast.sky_spectrum` but for any grid.
-
-    The three quadratic terms of a source are summed before the exponential: apart, the tilted one
-    overflows single precision for large sources.
-
-    Parameters
-    ----------
-    x, y : (b, n) [pixel], centres; pixel (0, 0) is the first
-    flux : (b, n); cov : (b, n, 3) [pixel^2]
-    side : int, the grid is (side, side)
-
-    Returns
-    -------
-    (b, side, side // 2 + 1) complex64
-    """
-    fy = torch.fft.fftfreq(side, device=x.device)[:, None] * (2.0 * np.pi)
-    fx = torch.fft.rfftfreq(side, device=x.device)[None, :] * (2.0 * np.pi)
-    half = -0.5 * torch.stack([fx * fx + 0.0 * fy, fy * fy + 0.0 * fx, 2.0 * fx * fy])
-    total = torch.zeros((len(x), side, side // 2 + 1), dtype=torch.complex64, device=x.device)
-    for i in range(x.shape[1]):
-        size = torch.exp(torch.einsum("bq,qyx->byx", cov[:, i], half))
-        row = torch.polar(flux[:, i, None], -fy[:, 0] * y[:, i, None])
-        column = torch.polar(torch.ones_like(flux[:, i, None]), -fx[0] * x[:, i, None])
-        total += size * row[:, :, None] * column[:, None, :]
-    return total
 
 
 def unit_snr(cov: Tensor, beam: Tensor, white: Tensor | float = 0.0) -> Tensor:
