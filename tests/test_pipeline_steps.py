@@ -180,3 +180,39 @@ def test_a_refused_candidate_is_not_tried_again():
     assert lines.is_new(search, line_at(31, 31, chan=25.0))
     assert lines.is_new(search, line_at(50, 31))
     assert lines.is_new(search, continuum_at(30, 30))
+
+
+def test_blobs_finder_sees_the_planes_of_its_manifest_with_the_psf_of_the_map():
+    search, seen = make_search(), []
+    offset = np.arange(2 * NPIX) - NPIX
+    radius = np.hypot(offset[:, None], offset[None, :])
+    # Sidelobes of 30 % on a ring at 18 pixels, which widens by a pixel over the band.
+    ring = np.stack([0.3 * np.exp(-(((radius - 18.0 - 0.03 * c) / 2.0) ** 2)) for c in range(NCHAN)])
+    psf = (np.exp(-4 * np.log(2) * (radius / BEAM) ** 2) + ring).astype(np.float32)
+    search.imager = Imager(psf, (NPIX, NPIX))
+    search.fit.residual[:] = search.fit.data
+    search.fit.residual[:, 10:, :] += 40.0 * psf[:, NPIX - 22 : 2 * NPIX - 32, NPIX - 32 : 2 * NPIX - 32]
+
+    class Sees(FilterNetworks):
+        info = {**FilterNetworks.info, "planes": ("dirty", "clean")}
+
+        def blobs_finder(self, maps):
+            seen.append(np.sinh(3.0 * maps[0]))
+            return super().blobs_finder(maps[:, 1:])
+
+    search.networks = Sees()
+    blobs.detect(search)
+    dirty, cleaned = seen[0]
+    scale = 5.0 / BEAM
+    y, x = round(32 * scale), round(32 * scale)
+    off = np.hypot(*np.ogrid[-y : len(dirty) - y, -x : len(dirty) - x])
+    around = (off > 12) & (off < 18) & (np.arange(len(dirty))[:, None] > 12)
+    assert dirty[y, x] > 200 and dirty[around].max() > 50, "the sidelobes are there to be removed"
+    assert cleaned[y, x] == pytest.approx(dirty[y, x], rel=0.1)
+    assert np.abs(cleaned[around]).max() < 0.12 * dirty[around].max()
+    assert (cleaned[: round(4 * scale)] == 0).all(), "no data beyond the primary beam"
+    # One channel's window has that channel's PSF, the whole band their mean.
+    kernel = blobs.WorkingPsf(search.imager, BEAM)
+    line, whole = kernel(window(30, 31), 64), kernel(window(0, 31, "integrated"), 64)
+    assert line.shape == (64, 64) and line[32, 32] == pytest.approx(1.0, abs=1e-3)
+    assert abs(line - whole).max() > 0.01 and np.array_equal(kernel(window(31, 31), 64), line)
