@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import ducc0
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from sim.beams import airy
 from sim.coverage import ARCSEC, Coverage, Grid
 from sim.defects import Defects
-from sim.response import Sampling, gaussian_transform, sampling
+from sim.response import ACCURACY, Sampling, sampling
+from sim.stamps import Stamps, source_stamps
 from sim.synthesis import Transfer
 
 
@@ -31,25 +32,41 @@ def outside_cube(coverage: Coverage, grid: Grid, defects: Defects) -> NDArray[np
     The beam is the Airy pattern without end: CASA cuts its images of it where it falls below 0.01.
     """
     source = defects.outside
+    total = np.zeros((grid.nchan, grid.npix, grid.npix), np.float32)
     if source is None:
-        return np.zeros((grid.nchan, grid.npix, grid.npix), np.float32)
+        return total
     seen, gains = _seen(coverage, grid, defects)
-    offset = np.array([source.x, source.y]) - grid.npix // 2
-    distance = float(np.hypot(*offset)) * grid.cell * ARCSEC
+    part = source_stamps(source, grid, coverage.diameter())
+    middle = grid.npix // 2
+    distance = float(np.hypot(source.x - middle, source.y - middle)) * grid.cell * ARCSEC
     freqs, matrix = seen.nodes(distance + np.sqrt(0.5) * grid.npix * grid.cell * ARCSEC)
-    images = []
-    for freq in freqs:
+    spectra = part.spectra * defects.bandpass(grid.nchan)[:, None]
+    for number, freq in enumerate(freqs):
+        # A node without weight is no work: every channel is one with Briggs weights.
+        here = np.flatnonzero(matrix[:, number])
         u, v = seen.wavelengths(freq)
-        kx, ky = -u * grid.cell * ARCSEC, v * grid.cell * ARCSEC
-        fringe = np.exp(-2j * np.pi * (kx * offset[0] + ky * offset[1]))
-        factor = gains * fringe * gaussian_transform(source.covariance(), kx, ky)
-        images.append(next(seen.images([freq], grid.npix, factor)))
-    nu = grid.freq()
-    diameter = coverage.diameter()
-    beam = np.array([airy(distance, freq, diameter) for freq in nu])
-    spectrum = source.spectrum(nu) * beam * defects.bandpass(grid.nchan)
-    mixing = (spectrum[:, None] * matrix).astype(np.float32)
-    return np.tensordot(mixing, np.stack(images).astype(np.float32), axes=1)
+        waves = visibilities(part, -u * grid.cell * ARCSEC, v * grid.cell * ARCSEC, middle)
+        for spectrum, wave in zip(spectra.T, waves, strict=True):
+            image = next(seen.images([freq], grid.npix, gains * wave)).astype(np.float32)
+            total[here] += (matrix[here, number] * spectrum[here]).astype(np.float32)[:, None, None] * image
+    return total
+
+
+def visibilities(
+    part: Stamps, kx: NDArray[np.float64], ky: NDArray[np.float64], middle: float
+) -> NDArray[np.complex128]:
+    """Visibilities (n, nvis) of stamps at spatial frequencies [cycles per pixel], the phase centre at `middle`."""
+    pitch = part.x[1] - part.x[0]
+    # The library counts pixels from the middle of the stamp.
+    height, width = len(part.y), len(part.x)
+    coord = 2.0 * np.pi * pitch * np.stack([ky, kx], axis=1)
+    undo = np.exp(2.0 * np.pi**2 * part.widened * (kx**2 + ky**2)) / np.sinc(kx * part.boxed) / np.sinc(ky * part.boxed)
+    centre_x, centre_y = part.x[width // 2] - middle, part.y[height // 2] - middle
+    undo = undo * np.exp(-2j * np.pi * (kx * centre_x + ky * centre_y))
+    out = np.empty((len(part.stamps), len(kx)), complex)
+    for row, stamp in zip(out, part.stamps.astype(complex), strict=True):
+        ducc0.nufft.u2nu(grid=stamp, coord=coord, forward=True, epsilon=ACCURACY, nthreads=1, out=row)
+    return out * undo
 
 
 def _seen(coverage: Coverage, grid: Grid, defects: Defects) -> tuple[Sampling, NDArray[np.complex128]]:
