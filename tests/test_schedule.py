@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 pytest.importorskip("lightning", reason="the training extra is not installed")
 
 from casa_deepfocus.errors import ParameterError, ProductError  # noqa: E402
-from training import chain, fields, losses, schedule, train  # noqa: E402
+from training import chain, decoras, fields, losses, schedule, train  # noqa: E402
 from training.__main__ import main  # noqa: E402
 from training.checkpoint import load_network  # noqa: E402
 from training.data import make_batch  # noqa: E402
@@ -218,6 +218,17 @@ def test_decoras_loss_is_zero_for_equal_images_only():
     a, b = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8)
     assert float(losses.msle(a, a)) == 0
     assert float(losses.msle(a, b)) == pytest.approx(float(((1 + a).log() - (1 + b).log()).pow(2).mean()))
+
+
+def test_decoras_finds_planted_blobs_with_boxes_of_three_sigma():
+    y, x = np.mgrid[:96, :96]
+    image = sum(np.exp(-0.5 * ((x - a) ** 2 + (y - b) ** 2) / s**2) for a, b, s in ((30, 40, 3.0), (70, 60, 6.0)))
+    found = sorted(decoras.find(image))
+    assert [(round(a), round(b)) for a, b, _ in found] == [(30, 40), (70, 60)]
+    widths = [box.x1 - box.x0 for _, _, box in found]
+    # The kernels are a factor of 1.6 apart, which is how well a width is known.
+    assert widths[1] > 1.5 * widths[0] and all(1 / 1.7 < w / (6 * s) < 1.7 for w, s in zip(widths, (3, 6), strict=True))
+    assert decoras.find(np.zeros((64, 64))) == []
 
 
 def test_a_pause_in_the_schedule_continues_it(tmp_path):
