@@ -10,11 +10,17 @@ LIMITS = """\
 - Trained on simulated Gaussian sources; no extended or diffuse emission beyond 3 beams, no calibration errors.
 - The PSFs are those of ALMA, ACA, VLA, SMA, PdBI and ATCA configurations at natural and Briggs weighting, and
   the noise follows the uv coverage. Single-dish maps and mosaics with a changing PSF are not in the data.
-- Blobs Finder sees the map alone, not the PSF: beside a source hundreds of times brighter than the noise its
-  sidelobes hide faint neighbours, until the pipeline has subtracted it.
-- The training inputs are cut with the true positions; training on the predecessor's predictions (the
-  paper's second stage, section 4.5) has not been done.
-- Position angles mean nothing for sources that the beam makes round; see the likelihood fit's errors.
+- Blobs Finder sees the map and, beside it, the map without the sidelobes of what exceeds 5 sigma (CLEAN with the map's
+  own PSF). Sidelobes of sources outside the image stay, as do those of calibration errors above a few per cent.
+{stage}- Position angles mean nothing for sources that the beam makes round; see the likelihood fit's errors.
+"""
+
+
+STAGE = """\
+- {names}: trained on what the networks before them predict (the paper's second stage, section 4.5).
+"""
+NO_STAGE = """\
+- {names}: trained with the true positions and lines, not on what the networks before them predict.
 """
 
 
@@ -33,7 +39,8 @@ def model_card(manifest: dict[str, Any]) -> str:
         "",
         "Maps, stamps and spectra are simulated on the fly (docs/training.md) at "
         f"{manifest['pixels_per_beam']:g} pixels per beam; scores are from PSFs and seeds that training never saw.",
-        "AdamW, warm-up and cosine; the moving average of the weights is exported.",
+        "AdamW, warm-up and cosine; the moving average of the weights is exported. Where two numbers are added,",
+        "training went on from an earlier run: another stage, or another input.",
         "",
         "| network | parameters | steps | batch | minutes | validation loss | torch - onnxruntime |",
         "|---|---|---|---|---|---|---|",
@@ -41,8 +48,10 @@ def model_card(manifest: dict[str, Any]) -> str:
     for name, entry in networks.items():
         t = entry["training"]
         loss = "" if t["validation_loss"] is None else f"{t['validation_loss']:.4f}"
+        before = t.get("before", {"steps": 0, "minutes": 0})
+        done = [f"{before[key]} + {t[key]}" if before[key] else f"{t[key]}" for key in ("steps", "minutes")]
         lines.append(
-            f"| {name} | {entry['parameters']} | {t['steps']} | {t['batch']} | {t['minutes']} | {loss} "
+            f"| {name} | {entry['parameters']} | {done[0]} | {t['batch']} | {done[1]} | {loss} "
             f"| {entry['parity']:.0e} |"
         )
     lines += ["", "## Scores", ""]
@@ -50,7 +59,16 @@ def model_card(manifest: dict[str, Any]) -> str:
     lines += _deep_gru(networks["deep_gru"]["scores"])
     for name in ("fwhm_maj", "fwhm_min", "pa", "flux"):
         lines += _resnet(name, networks[name]["scores"])
-    return "\n".join(lines) + "\n" + LIMITS
+    return "\n".join(lines) + "\n" + LIMITS.replace("{stage}", _stages(networks))
+
+
+def _stages(networks: dict[str, Any]) -> str:
+    """Which networks have been through the second stage; Blobs Finder has none."""
+    out = ""
+    for text, wanted in ((STAGE, 2), (NO_STAGE, 1)):
+        names = [n for n, e in networks.items() if n != "blobs_finder" and e["training"].get("stage", 1) == wanted]
+        out += text.format(names=", ".join(names)) if names else ""
+    return out
 
 
 def _blobs_finder(scores: dict[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ IR_VERSION = 8
 PARITY = 1e-5
 """Largest allowed difference of torch and onnxruntime, on outputs of order 1."""
 
-FACTS = ("steps", "batch", "minutes", "seed", "stage", "start", "commit", "validation_loss")
+FACTS = ("steps", "batch", "minutes", "before", "seed", "stage", "commit", "validation_loss")
 """What the manifest says of a network's training."""
 
 PRECISION = 0.8
