@@ -7,23 +7,23 @@ from functools import lru_cache
 import ducc0
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from sim.coverage import ARCSEC, Coverage, Grid
 from sim.defects import Defects
-from sim.response import ACCURACY, Sampling, sampling
+from sim.response import ACCURACY, Sampling, centred_transform, sampling
 from sim.stamps import Stamps, source_stamps
 from sim.synthesis import Transfer
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def corrupted_transfer(coverage: Coverage, grid: Grid, defects: Defects) -> Transfer:
-    """The complex transfer of a sky that is seen with wrong gains; remembered for the last two asked for."""
+    """The complex transfer of a sky that is seen with wrong gains; remembered for the last one asked for."""
     seen, factor = _seen(coverage, grid, defects)
     freqs, matrix = seen.nodes(np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC)
-    planes = [fft.rfft2(fft.ifftshift(image)) for image in seen.images(freqs, 2 * grid.npix, factor)]
-    interpolation = None if coverage.robust is not None else matrix
-    return Transfer(np.stack(planes).astype(np.complex64), interpolation, seen.band())
+    planes = np.empty((len(freqs), 2 * grid.npix, grid.npix + 1), np.complex64)
+    for plane, freq in zip(planes, freqs, strict=True):
+        plane[:] = centred_transform(seen.image(freq, 2 * grid.npix, seen.weights(freq) * factor))
+    return Transfer(planes, None if coverage.robust is not None else matrix, seen.band())
 
 
 def outside_cube(coverage: Coverage, grid: Grid, defects: Defects) -> NDArray[np.float32]:
@@ -46,8 +46,9 @@ def outside_cube(coverage: Coverage, grid: Grid, defects: Defects) -> NDArray[np
         here = np.flatnonzero(matrix[:, number])
         u, v = seen.wavelengths(freq)
         waves = visibilities(part, -u * grid.cell * ARCSEC, v * grid.cell * ARCSEC, middle)
+        factor = seen.weights(freq) * gains
         for spectrum, wave in zip(spectra.T, waves, strict=True):
-            image = next(seen.images([freq], grid.npix, gains * wave)).astype(np.float32)
+            image = seen.image(freq, grid.npix, factor * wave).astype(np.float32)
             total[here] += (matrix[here, number] * spectrum[here]).astype(np.float32)[:, None, None] * image
     return total
 

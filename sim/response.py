@@ -8,7 +8,6 @@ other cells of the uv plane: then every channel is a node. The PSF is the sum ov
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,7 +22,7 @@ from sim.beams import primary_beam
 from sim.coverage import ARCSEC, Coverage, Grid
 from sim.psflib import fit_beam
 from sim.sky import Source
-from sim.weighting import UvNoise, briggs, count_cells, uv_noise
+from sim.weighting import Cells, UvNoise, briggs, find_cells, uv_noise
 
 ACCURACY = 1e-8
 """Of the non-uniform FFT."""
@@ -137,16 +136,16 @@ class Sampling:
     grid: Grid
     robust: float | None
 
-    def cells(self, freq: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(nvis,) kx, ky: the nearest cells of the uv plane of twice the field."""
+    def cells(self, freq: float) -> Cells:
+        """The cells of the uv plane of twice the field."""
         step = 2 * self.grid.npix * self.grid.cell * ARCSEC * freq / arrays.C_MS
-        return np.rint(-self.uv[:, 0] * step).astype(np.int64), np.rint(self.uv[:, 1] * step).astype(np.int64)
+        return find_cells(-self.uv[:, 0] * step, self.uv[:, 1] * step)
 
-    def weights(self, freq: float) -> NDArray[np.float64]:
-        """(nvis,) of sum 1."""
+    def weights(self, freq: float, cells: Cells | None = None) -> NDArray[np.float64]:
+        """(nvis,) of sum 1; `cells` when they are known."""
         if self.robust is None:
             return np.full(len(self.uv), 1.0 / len(self.uv))
-        weight = briggs(*self.cells(freq), 2 * self.grid.npix, self.robust)
+        weight = briggs(cells or self.cells(freq), self.robust)
         return weight / weight.sum()
 
     def band(self) -> float:
@@ -157,13 +156,9 @@ class Sampling:
         """(nvis,) u, v at a frequency [Hz]."""
         return self.uv[:, 0] * freq / arrays.C_MS, self.uv[:, 1] * freq / arrays.C_MS
 
-    def images(
-        self, freqs: ArrayLike, npix: int, factor: NDArray | None = None
-    ) -> Iterator[NDArray[np.float64]]:
-        """The images (npix, npix) at frequencies [Hz] of visibilities `factor` (nvis,); PSFs without."""
-        for freq in np.asarray(freqs, dtype=float):
-            weights = self.weights(freq) if factor is None else self.weights(freq) * factor
-            yield direct_image(*self.wavelengths(freq), npix, self.grid.cell, weights)
+    def image(self, freq: float, npix: int, weights: NDArray) -> NDArray[np.float64]:
+        """The image (npix, npix) at a frequency [Hz] of visibilities times `weights` (nvis,)."""
+        return direct_image(*self.wavelengths(freq), npix, self.grid.cell, weights)
 
     def nodes(self, reach: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Frequencies of the nodes and their interpolation (nchan, nnode), for offsets up to `reach` [rad]."""
@@ -227,22 +222,23 @@ def compute_response(uvw: NDArray, diameter: float, grid: Grid, robust: float | 
     """
     seen = sampling(uvw, grid, robust)
     size = 2 * grid.npix
-    freqs, matrix = seen.nodes(np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC)
+    reach = np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC
+    freqs, matrix = seen.nodes(reach)
     psf = np.empty((len(freqs), size, size), np.float32)
     transfer = np.empty((len(freqs), size, size // 2 + 1), np.float32)
     beam = np.empty((len(freqs), 3))
     box = slice(max(0, grid.npix - BEAM_BOX), grid.npix + BEAM_BOX)
-    for index, image in enumerate(seen.images(freqs, size)):
-        psf[index] = image
-        transfer[index] = _transform(image).real
+    weights, noise, ratio = _noise(seen)
+    for index, freq in enumerate(freqs):
+        psf[index] = seen.image(freq, size, weights[index] if robust is not None else seen.weights(freq))
+        transfer[index] = centred_transform(psf[index]).real
         beam[index] = fit_beam(psf[index, box, box])
-    noise, ratio = _noise(seen)
     information, mix = transfer, matrix
     if robust is not None:
         natural = sampling(uvw, grid)
-        nodes, mix = natural.nodes(np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC)
-        information = np.stack([_transform(image).real for image in natural.images(nodes, size)]).astype(np.float32)
-        mix = ratio[:, None] * mix
+        nodes, mix = natural.nodes(reach)
+        planes = (centred_transform(natural.image(freq, size, natural.weights(freq))).real for freq in nodes)
+        information, mix = np.stack([plane.astype(np.float32) for plane in planes]), ratio[:, None] * mix
     places, onto = (freqs, None) if robust is None else beam_nodes(grid, diameter)
     pb = np.stack([primary_beam(grid.npix, grid.cell, freq, diameter) for freq in places]).astype(np.float32)
     if onto is not None:
@@ -250,19 +246,25 @@ def compute_response(uvw: NDArray, diameter: float, grid: Grid, robust: float | 
     return Response(psf, transfer, pb, beam, matrix, noise, information, mix, seen.band())
 
 
-def _transform(image: NDArray[np.float64]) -> NDArray[np.complex128]:
+def centred_transform(image: NDArray) -> NDArray:
     """Transform (size, size // 2 + 1) of an image about its middle pixel."""
-    return fft.rfft2(fft.ifftshift(image))
+    return ducc0.fft.r2c(fft.ifftshift(image), axes=(0, 1), nthreads=1)
 
 
-def _noise(seen: Sampling) -> tuple[UvNoise, NDArray[np.float64]]:
-    """Noise of every channel, and its variance (nchan,) in the image over that at natural weighting."""
-    planes, ratio = [], []
+def _noise(seen: Sampling) -> tuple[list[NDArray[np.float64]], UvNoise, NDArray[np.float64]]:
+    """Weights of every channel, its noise, and the noise's variance (nchan,) over that at natural weighting.
+
+    The weights are kept where they are not all the same.
+    """
+    kept, planes, ratio = [], [], []
     for freq in seen.grid.freq():
-        weights = seen.weights(freq) * len(seen.uv)
+        cells = seen.cells(freq)
+        weights = seen.weights(freq, cells) * len(seen.uv)
         ratio.append((weights**2).mean())
-        planes.append(count_cells(*seen.cells(freq), weights**2))
-    return uv_noise(2 * seen.grid.npix, planes), np.array(ratio)
+        planes.append(cells.filled(weights**2))
+        if seen.robust is not None:
+            kept.append(weights / len(seen.uv))
+    return kept, uv_noise(2 * seen.grid.npix, planes), np.array(ratio)
 
 
 @lru_cache(maxsize=2)

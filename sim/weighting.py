@@ -9,7 +9,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def briggs(kx: NDArray[np.int64], ky: NDArray[np.int64], size: int, robust: float) -> NDArray[np.float64]:
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of an image's uv plane that visibilities and their conjugates fall into.
+
+    Attributes
+    ----------
+    flat : (nvis,) int, each visibility's place in `shape`, it or its conjugate having kx >= 0
+    shape : (rows, columns) of the half plane that holds them; ky = row - rows // 2, kx = column
+    """
+
+    flat: NDArray[np.int64]
+    shape: tuple[int, int]
+
+    def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(rows, columns) sums of values (nvis,) over visibilities and conjugates."""
+        total = np.bincount(self.flat, weights=values, minlength=self.shape[0] * self.shape[1]).reshape(self.shape)
+        # The conjugates of the first column lie in it too.
+        total[:, 0] += total[::-1, 0].copy()
+        return total
+
+    def filled(self, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """kx, ky and the sums of values, of the cells that hold any: (n,) each."""
+        total = self.total(values)
+        rows, columns = np.nonzero(total)
+        return columns, rows - self.shape[0] // 2, total[rows, columns]
+
+
+def find_cells(kx: NDArray[np.float64], ky: NDArray[np.float64]) -> Cells:
+    """The nearest cells of spatial frequencies kx, ky (nvis,), in units of the cells' side."""
+    x, y = np.rint(kx).astype(np.int64), np.rint(ky).astype(np.int64)
+    sign = np.where(x < 0, -1, 1)
+    x, y = sign * x, sign * y
+    columns, reach = int(x.max()) + 1, int(np.abs(y).max())
+    return Cells((y + reach) * columns + x, (2 * reach + 1, columns))
+
+
+def briggs(cells: Cells, robust: float) -> NDArray[np.float64]:
     """Briggs weights of visibilities of weight 1, as tclean's cube mode with perchanweightdensity (Briggs 1995).
 
     The density W counts the visibilities and their conjugates in the nearest cells of the image's uv plane;
@@ -17,39 +53,18 @@ def briggs(kx: NDArray[np.int64], ky: NDArray[np.int64], size: int, robust: floa
 
     Parameters
     ----------
-    kx, ky : (nvis,) int, nearest cells
-    size : int, side of the image
+    cells : Cells, of the image
     robust : float
 
     Returns
     -------
     (nvis,) float64
     """
-    density = np.bincount((ky % size) * size + kx % size, minlength=size * size)
-    density = density + np.bincount((-ky % size) * size + -kx % size, minlength=size * size)
-    factor = (5.0 * 10.0**-robust) ** 2 * density.sum() / (density.astype(float) ** 2).sum()
-    return 1.0 / (1.0 + factor * density[(ky % size) * size + kx % size])
-
-
-def count_cells(
-    kx: NDArray[np.int64], ky: NDArray[np.int64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Sums over visibilities and conjugates in the cells of the half plane kx >= 0 that hold any.
-
-    Returns
-    -------
-    kx, ky : (n,) int, signed cells
-    total : (n,) float64
-    """
-    sign = np.where(kx < 0, -1, 1)
-    kx, ky = sign * kx, sign * ky
-    reach_x, reach_y = int(kx.max()) + 1, int(np.abs(ky).max())
-    flat = (ky + reach_y) * reach_x + kx
-    total = np.bincount(flat, weights=values, minlength=(2 * reach_y + 1) * reach_x).reshape(-1, reach_x)
-    # The conjugates of the first column lie in it too.
-    total[:, 0] += total[::-1, 0].copy()
-    rows, columns = np.nonzero(total)
-    return columns, rows - reach_y, total[rows, columns]
+    density = cells.total(np.ones(len(cells.flat)))
+    # The other half of the plane counts too.
+    once, square = (2.0 * part.sum() - part[:, 0].sum() for part in (density, density**2))
+    factor = (5.0 * 10.0**-robust) ** 2 * once / square
+    return 1.0 / (1.0 + factor * density.ravel()[cells.flat])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +107,7 @@ class UvNoise:
 
 
 def uv_noise(size: int, planes: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]) -> UvNoise:
-    """From the summed squared weights (`count_cells`) of every channel."""
+    """From the summed squared weights (`Cells.filled`) of every channel."""
     half = size // 2 + 1
     cells, amplitudes = [], []
     for kx, ky, power in planes:

@@ -19,7 +19,7 @@ from sim.response import compute_response, direct_image, matched_filter_snr, res
 from sim.sky import Source
 from sim.stamps import source_stamps
 from sim.synthesis import synthesize
-from sim.weighting import briggs
+from sim.weighting import briggs, find_cells
 
 COVERAGE = Coverage(duration=1200.0, integration=120.0)
 GRID = Grid(npix=96, cell=0.16, nchan=12, freq0=230e9, chan_width=40e6)
@@ -55,9 +55,13 @@ def test_briggs_weights_by_hand() -> None:
     kx, ky = np.array([3, 3, 5, -7]), np.array([1, 1, 0, 2])
     density = np.array([2.0, 2.0, 1.0, 1.0])
     factor = (5.0 * 10.0**-0.5) ** 2 * 8.0 / (2 * (4.0 + 1.0 + 1.0))
-    np.testing.assert_allclose(briggs(kx, ky, 32, 0.5), 1.0 / (1.0 + density * factor))
-    conjugate = briggs(np.array([3, -3]), np.array([1, -1]), 32, 0.5)
-    np.testing.assert_allclose(conjugate, briggs(np.array([3, 3]), np.array([1, 1]), 32, 0.5))
+    np.testing.assert_allclose(briggs(find_cells(kx + 0.3, ky - 0.4), 0.5), 1.0 / (1.0 + density * factor))
+    conjugate = briggs(find_cells(np.array([3, -3]), np.array([1, -1])), 0.5)
+    np.testing.assert_allclose(conjugate, 1.0 / (1.0 + 2.0 * 2.5 * 4.0 / 8.0))
+    # On the axis kx = 0 a visibility and its conjugate have the same kx.
+    axis = briggs(find_cells(np.array([0, 0, 0]), np.array([4, -4, 7])), 0.5)
+    factor = 2.5 * (2 * 2.0 + 2 * 1.0) / (2 * 4.0 + 2 * 1.0)
+    np.testing.assert_allclose(axis, 1.0 / (1.0 + np.array([2.0, 2.0, 1.0]) * factor))
 
 
 def test_briggs_psfs() -> None:
@@ -70,7 +74,7 @@ def test_briggs_psfs() -> None:
         np.testing.assert_allclose(resp.psf[:, 96, 96], 1.0, atol=1e-6)
         scale = GRID.freq()[3] / arrays.C_MS
         seen = sampling(coverage.uvw(), GRID, robust)
-        weights = briggs(*seen.cells(GRID.freq()[3]), 192, robust)
+        weights = briggs(seen.cells(GRID.freq()[3]), robust)
         own = direct_image(seen.uv[:, 0] * scale, seen.uv[:, 1] * scale, 192, GRID.cell, weights / weights.sum())
         np.testing.assert_allclose(resp.channels(resp.psf)[3], own, atol=1e-6)
         maj, minor, _ = covariance_to_shape(resp.middle_beam())
@@ -99,7 +103,8 @@ def test_snr_formula_against_the_ideal_filter_of_the_noise(robust: float | None)
         power = resp.noise.power(chan)
         # Transfer and noise both counted in cells, as whoever grids visibilities has them.
         seen = sampling(coverage.uvw(), grid, robust)
-        cells_x, cells_y = seen.cells(grid.freq()[chan])
+        uv = seen.uv * (192 * grid.cell * ARCSEC * grid.freq()[chan] / arrays.C_MS)
+        cells_x, cells_y = np.rint(-uv[:, 0]).astype(int), np.rint(uv[:, 1]).astype(int)
         weight = seen.weights(grid.freq()[chan])
         transfer = np.zeros((192, 192))
         np.add.at(transfer, (cells_y % 192, cells_x % 192), 0.5 * weight * 192**2)
