@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -102,11 +103,8 @@ class Information:
         if not ratio.any():
             return self.resp.information.astype(float), mixing
         # Without white noise the information is I = T^2 / A^2: with it, T^2 / (T^2 / I + ratio).
-        information = np.maximum(_tapered(self.resp.information.astype(float)), 0.0)
         nearest = np.abs(mixing).argmax(axis=0)
-        transfer = information
-        if self.resp.per_channel:
-            transfer = np.maximum(_tapered(self.resp.transfer[nearest].astype(float)), 0.0)
+        information, transfer = _smooth(self.resp)
         information_there = mixing.sum(axis=1)[nearest][:, None, None] * information
         nodes, matrix = _chebyshev(np.log(ratio))
         planes = []
@@ -130,6 +128,16 @@ class Information:
     def beams(self, source: Source) -> NDArray[np.float64]:
         """(nchan,) primary beam at a source."""
         return np.asarray(self.resp.channels(pb_at(self.resp.pb, source)))
+
+
+@lru_cache(maxsize=2)
+def _smooth(resp: Response) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`Response.information`, and the transfer in the same places, averaged over neighbouring cells."""
+    information = np.maximum(_tapered(resp.information.astype(float)), 0.0)
+    if not resp.per_channel:
+        return information, information
+    nearest = np.abs(resp.information_mix).argmax(axis=0)
+    return information, np.maximum(_tapered(resp.transfer[nearest].astype(float)), 0.0)
 
 
 def _tapered(power: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -183,15 +191,16 @@ def cramer_rao(
     models = [derivatives(source, nu) for source in sources]
     overlaps = information.overlaps([model.shapes for model in models])
     places = np.cumsum([0, *(model.spectra.shape[1] for model in models)])
-    beams = [information.beams(model.source) for model in models]
-    root = np.sqrt(information.inverse_variance)
+    weights = [np.sqrt(information.inverse_variance) * information.beams(model.source) for model in models]
 
     def product(i: int, j: int, a: NDArray, b: NDArray) -> NDArray[np.float64]:
         # Spectra a (p, nshape, nchan) of source i times b (q, nshape, nchan) of source j, over shapes and channels.
+        a, b = a * weights[i], b * weights[j]
+        both = a.any(axis=(0, 1)) & b.any(axis=(0, 1))
+        a, b = np.moveaxis(a[..., both], 2, 0), np.moveaxis(b[..., both], 2, 0)
         block = overlaps[:, places[i] : places[i + 1], places[j] : places[j + 1]]
-        per_channel = np.einsum("cn,nst->stc", information.mixing, block)
-        left = np.einsum("psc,stc->ptc", a * (root * beams[i]), per_channel)
-        return np.einsum("ptc,qtc->pq", left, b * (root * beams[j]))
+        left = a @ np.tensordot(information.mixing[both], block, axes=1)
+        return np.tensordot(left, b, axes=([0, 2], [0, 2]))
 
     ends = np.cumsum([0, *(len(model.names) for model in models)])
     fisher = np.zeros((ends[-1], ends[-1]))

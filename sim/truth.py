@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.signal import fftconvolve
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import gaussian_image, peak_over_flux
+from casa_deepfocus.core.geometry import GAUSSIAN_LINE, gaussian_image, peak_over_flux
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
 from casa_deepfocus.errors import ParameterError, ProductError
 from sim.bounds import Bounds, cramer_rao
+from sim.discs import Rotation
 from sim.response import Response, pb_at
 from sim.sky import Line, Source
 
@@ -227,6 +228,36 @@ def _meta(resp: Response, cube: Cube) -> dict[str, object]:
         "frame": cube.frame,
         "radesys": cube.meta.get("radesys", ""),
     }
+
+
+def sources_of(table: Table, cube: Cube) -> list[Source]:
+    """The sources of a truth table, on the pixels and channels of its cube."""
+    return [_source_of({name: row[name] for name in table.colnames}, cube) for row in table]
+
+
+def _source_of(row: dict[str, float], cube: Cube) -> Source:
+    lines = []
+    for number in range(1, MAX_LINES + 1):
+        key = "line" if number == 1 else f"line{number}"
+        chan = float(row["chan" if number == 1 else f"{key}_chan"])
+        if np.isfinite(chan):
+            kms = cube.chan_width_kms(cube.chan_to_freq(chan))
+            width = float(row[f"{key}_fwhm"]) / kms
+            lines.append(Line(chan, width, float(row[f"{key}_flux"]) / kms / (width * GAUSSIAN_LINE)))
+    continuum = float(row["continuum"])
+    alpha = float(row["alpha"]) if continuum else 0.0
+    place = float(row["x"]), float(row["y"])
+    major, minor, pa = float(row["fwhm_maj"]) / cube.cell, float(row["fwhm_min"]) / cube.cell, float(row["pa"])
+    rotation = None
+    if np.isfinite(row["rotation_velocity"]):
+        kms = cube.chan_width_kms(cube.chan_to_freq(lines[0].chan))
+        velocity = float(row["rotation_velocity"]) / (-kms if cube.chan_width > 0 else kms)
+        turnover, dispersion = float(row["rotation_turnover"]) / cube.cell, float(row["rotation_dispersion"]) / kms
+        rotation = Rotation(velocity, turnover, dispersion, float(row["rotation_inclination"]))
+        minor = major * rotation.axis_ratio()
+        lines = [replace(line, fwhm=lines[0].fwhm, peak=line.flux / (lines[0].fwhm * GAUSSIAN_LINE)) for line in lines]
+    first = {"line": lines[0].peak, "chan": lines[0].chan, "line_fwhm": lines[0].fwhm} if lines else {}
+    return Source(*place, major, minor, pa, continuum, alpha, **first, extra_lines=tuple(lines[1:]), rotation=rotation)
 
 
 def write_truth(table: Table, path: Path, *, overwrite: bool = False) -> None:

@@ -21,7 +21,7 @@ from sim.cube import simulate_cube
 from sim.discs import Rotation
 from sim.response import Response, response
 from sim.sky import Line, Source, disc
-from sim.truth import BOUNDED, COLUMNS, truth_table, write_truth
+from sim.truth import BOUNDED, COLUMNS, sources_of, truth_table, write_truth
 from training.score import score_tables
 from training.tables import to_sources
 
@@ -151,3 +151,15 @@ def test_written_and_scored(table: Table, tmp_path: Path) -> None:
     score = score_tables(again, again)
     assert score.physical["true_positives"] == 3
     assert score.physical["false_positives"] == 0
+
+
+def test_sources_back_from_the_table(table: Table, cube: Cube, resp: Response, tmp_path: Path) -> None:
+    write_truth(table, tmp_path / "truth.ecsv")
+    back = sources_of(Table.read(tmp_path / "truth.ecsv"), cube)
+    for source, again in zip([LINE, CONTINUUM, DISC], back, strict=True):
+        assert again.kind == source.kind
+        np.testing.assert_allclose(again.spectrum(cube.freq), source.spectrum(cube.freq), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(again.covariance(), source.covariance(), rtol=1e-9)
+    two = replace(DISC, extra_lines=(Line(18.0, DISC.line_fwhm, 0.02),))
+    (again,) = sources_of(truth_table([two], resp, cube, NOISE), cube)
+    np.testing.assert_allclose(again.spectrum(cube.freq), two.spectrum(cube.freq), rtol=1e-6, atol=1e-9)
