@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
@@ -91,7 +91,8 @@ def restore_natural(cube: Cube, share: float) -> Cube:
 
     Returns
     -------
-    Cube, PSF of peak 1, fluxes unchanged; its beams are wider where the white noise dominates
+    Cube, PSF of peak 1, fluxes unchanged; its beams are wider where the white noise dominates. A beam along
+    the edges of the data is blank: the convolution takes there from what is not known.
     """
     ny, nx = cube.shape
     grid = (fft.next_fast_len(2 * ny, real=True), fft.next_fast_len(2 * nx, real=True))
@@ -108,9 +109,15 @@ def restore_natural(cube: Cube, share: float) -> Cube:
         spectrum = fft.rfft2(np.nan_to_num(plane), s=grid, workers=-1)
         data[chan] = fft.irfft2(spectrum * response, s=grid, workers=-1)[:ny, :nx]
     data[~np.isfinite(cube.data)] = np.nan
+    data[:, _border(np.isfinite(cube.data).any(axis=0), cube.beam_pixels())] = np.nan
     psf = _filtered_psfs(cube.psf, response, grid)
     psf /= psf[:, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
     return replace(cube, data=data, psf=psf, beams=_beams(psf, cube))
+
+
+def _border(known: NDArray[np.bool_], width: float) -> NDArray[np.bool_]:
+    """(ny, nx) pixels closer than `width` [pixel] to where nothing is known; outside of the image nothing is."""
+    return ndimage.distance_transform_edt(np.pad(known, 1))[1:-1, 1:-1] <= width
 
 
 def _filtered_psfs(psf: NDArray, response: NDArray, grid: tuple[int, int]) -> NDArray[np.float32]:

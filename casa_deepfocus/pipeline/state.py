@@ -68,7 +68,7 @@ class Options:
 
     mode: str = "both"
     minsnr: float = 5.0
-    false_alarms: float = 0.02
+    false_alarms: float = 0.001
     thresholds: dict[str, float] = field(default_factory=dict)
     hint: float = 0.05
     rounds: int = 8
