@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from casa_deepfocus.errors import DeepFocusError
+from casa_deepfocus.errors import DeepFocusError, ParameterError
 
 
 def _psfs(args: argparse.Namespace) -> int:
@@ -63,6 +63,32 @@ def _generate(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def _inject(args: argparse.Namespace) -> int:
+    if (args.image is None) == (args.vis is None):
+        raise ParameterError("image", args.image, "not clear what to inject into", "give either IMAGE or --vis")
+    if args.vis is not None:
+        if args.psf or args.pb:
+            raise ParameterError("psf", args.psf or args.pb, "of no use with --vis", "leave --psf and --pb out")
+        from sim.casa_backend import inject_ms
+
+        inject_ms(Path(args.vis), Path(args.sources), Path(args.out))
+        sys.stdout.write(f"{args.out}: the sources of {args.sources} were added\n")
+        return 0
+    from sim.inject import inject_files
+
+    psf, pb = (Path(name) if name else None for name in (args.psf, args.pb))
+    table = inject_files(Path(args.image), Path(args.sources), Path(args.out), psf=psf, pb=pb)
+    sys.stdout.write(f"{args.out}/dirty.fits and {args.out}/truth.ecsv: {len(table)} sources were added\n")
+    return 0
+
+
+def _presets(args: argparse.Namespace) -> int:
+    from sim import presets
+
+    sys.stdout.write(presets.show_preset(args.name) if args.name else presets.list_presets())
+    return 0
+
+
 def _show(args: argparse.Namespace) -> int:
     from sim.show import show
 
@@ -106,6 +132,28 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("folder", help="folder of a cube that generate wrote")
     show.add_argument("--out", metavar="PNG", help="the picture; show.png in the folder by default")
     show.set_defaults(run=_show)
+    inject = commands.add_parser(
+        "inject",
+        help="add sources to an existing dirty image or measurement set",
+        description="Add the sources of a YAML file (right ascension, declination, fluxes; docs/simulation.md) to a "
+        "dirty FITS image with its PSF and primary beam, or to a copy of a measurement set (CASA).",
+        epilog="Examples: python -m sim inject x.image.fits --sources s.yaml --out new; "
+        "python -m sim inject --vis x.ms --sources s.yaml --out new.ms",
+    )
+    inject.add_argument("image", nargs="?", help="dirty FITS image, or folder of a cube that generate wrote")
+    inject.add_argument("--vis", metavar="MS", help="measurement set instead of an image; it is not changed")
+    inject.add_argument("--sources", required=True, metavar="FILE", help="YAML list of sources")
+    inject.add_argument("--out", required=True, help="new folder for dirty, psf, pb and truth, or new measurement set")
+    inject.add_argument("--psf", help="FITS image of the PSF; found by name beside the image by default")
+    inject.add_argument("--pb", help="FITS image of the primary beam; likewise")
+    inject.set_defaults(run=_inject)
+    presets = commands.add_parser(
+        "presets",
+        help="list the presets, or explain one",
+        description="List the presets; with a name or a YAML file, all its parameters with unit, range and meaning.",
+    )
+    presets.add_argument("name", nargs="?", help="of a preset, or a YAML file")
+    presets.set_defaults(run=_presets)
     demo = commands.add_parser(
         "demo",
         help="simulate a small measurement set with a known truth (CASA)",

@@ -8,108 +8,43 @@ from __future__ import annotations
 
 import errno
 import io
-import os
-import resource
 import shutil
-import socket
-import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import Table, vstack
-from threadpoolctl import threadpool_limits
 
-from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
 from sim import presets
 from sim.cluster import DEATHS, Results, mapper
 from sim.coverage import Grid
-from sim.fits import PRODUCTS, file_bytes, write_cube
-from sim.manifest import MANIFEST, TRUTH, Identity, Manifest, describe, folder_name, locked, open_folder, replace_text
-
-Simulate = Callable[[str, int, int, Path], tuple[Cube, Table]]
-"""(preset, seed, index, scratch folder) -> cube and truth."""
-
-ATTEMPTS = 3
-"""How often a cube is tried when something fails that is not known to fail again."""
+from sim.fits import PRODUCTS, file_bytes
+from sim.manifest import (
+    MANIFEST,
+    TRUTH,
+    Identity,
+    Manifest,
+    folder_name,
+    locked,
+    open_folder,
+    remove_parts,
+    replace_text,
+)
+from sim.worker import BACKENDS, Job, Outcome, is_full, line, make_cube
 
 SAVE_EVERY = 5.0
 """Seconds between two writings of the manifest."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-PROBE = 2**20
-"""Bytes that a disk with room can take."""
 
 SAMPLE = 4
 """How many cubes an estimate of the disk space looks at."""
 
 GEOMETRY = ("beam_maj", "beam_min", "beam_pa", "cell", "nchan", "nx", "ny", "chan_width_kms")
 """Meta of a field's truth table that become columns of the table of all fields."""
-
-
-def _fast(preset: str, seed: int, index: int, scratch: Path, **where: str) -> tuple[Cube, Table]:
-    from sim.cube import simulate
-
-    return simulate(preset, seed, index, **where)
-
-
-def _casa(preset: str, seed: int, index: int, scratch: Path) -> tuple[Cube, Table]:
-    from sim.casa_cube import simulate_casa
-
-    return simulate_casa(preset, seed, index, scratch=scratch)
-
-
-BACKENDS: dict[str, Callable[[str | None], Simulate]] = {
-    "fast": lambda device: partial(_fast, **({} if device is None else {"device": device})),
-    "casa": lambda device: _casa,
-}
-"""What makes the cubes, from the device asked for."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker must know to make any cube of a dataset.
-
-    Attributes
-    ----------
-    identity : Identity
-    preset : str, name or path of the preset
-    out : str, absolute path of the dataset
-    simulate : Simulate
-    """
-
-    identity: Identity
-    preset: str
-    out: str
-    simulate: Simulate
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one cube.
-
-    Attributes
-    ----------
-    index : int
-    cube : dict, for the manifest; empty when it failed
-    run : dict, seconds, peak memory [byte] and name of the worker
-    error : str, '' when it went well
-    attempts : int
-    full : bool, whether the disk is full
-    """
-
-    index: int
-    cube: dict[str, Any] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    attempts: int = 1
-    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,99 +62,6 @@ class Report:
     kept: int
     failed: dict[int, str]
     sources: int
-
-
-def make_cube(job: Job, index: int) -> Outcome:
-    """Simulate and write one cube; what goes wrong is told in the outcome.
-
-    A `DeepFocusError` would come again and ends it, a full disk too; anything else is tried again.
-    """
-    start = time.perf_counter()
-    error, attempt = "", 0
-    while attempt < ATTEMPTS:
-        attempt += 1
-        try:
-            with threadpool_limits(limits=1):
-                _one_torch_thread()
-                cube = _write(job, index)
-            return Outcome(index, cube, _usage(start), attempts=attempt)
-        except DeepFocusError as failure:
-            return Outcome(index, {}, _usage(start), _line(failure), attempt)
-        except OSError as failure:
-            error = _line(failure)
-            if _is_full(failure):
-                return Outcome(index, {}, _usage(start), error, attempt, full=True)
-        except Exception as failure:  # A cube that fails must not take the others along.
-            error = f"{type(failure).__name__}: {_line(failure)}"
-    return Outcome(index, {}, _usage(start), error, attempt)
-
-
-def _write(job: Job, index: int) -> dict[str, Any]:
-    out, name = Path(job.out), folder_name(index)
-    part = out / f".{name}.part-{uuid.uuid4().hex}"
-    try:
-        part.mkdir()
-        scratch = part / "scratch"
-        scratch.mkdir()
-        cube, truth = job.simulate(job.preset, job.identity.seed, index, scratch)
-        truth.meta |= job.identity.origin(index)
-        made = part / "cube"
-        write_cube(cube, made, job.identity.products)
-        truth.write(made / TRUTH, format="ascii.ecsv")
-        for path in [*made.iterdir(), made]:
-            _sync(path)
-        state = describe(made)
-        try:
-            made.rename(out / name)
-        except OSError as error:
-            # A worker that was taken for dead has finished it meanwhile; the bytes are the same.
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        _sync(out)
-        return state
-    except OSError as error:
-        if error.errno is None:
-            # A write that ended early, which numpy reports without saying why: a full disk says so here.
-            with (part / "probe").open("wb") as stream:
-                os.posix_fallocate(stream.fileno(), 0, PROBE)
-        raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a full disk or quota is behind an error; astropy wraps it in one of its own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _one_torch_thread() -> None:
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-
-
-def _usage(start: float) -> dict[str, Any]:
-    # Linux counts in kB.
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seconds = round(time.perf_counter() - start, 3)
-    return {"seconds": seconds, "memory_bytes": memory, "worker": f"{socket.gethostname()}:{os.getpid()}"}
-
-
-def _line(error: BaseException) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def generate(
@@ -267,7 +109,9 @@ def generate(
     """
     products = _check(n, seed, first, workers, backend, device, products)
     name, recipe = _recipe(preset)
-    identity = Identity(name, recipe, seed, backend, device or "cpu", products)
+    # Noise drawn by torch is not numpy's.
+    where = "numpy" if device is None else device.split(":")[0]
+    identity = Identity(name, recipe, seed, backend, where, products)
     out = Path(out).resolve()
     indices = range(first, first + n)
     if Path(preset).is_file():
@@ -282,19 +126,23 @@ def generate(
             if missing:
                 _check_room(out, preset, seed, missing, products)
                 job = Job(identity, preset, str(out), BACKENDS[backend](device))
-                with mapper(workers, cluster, memory_limit) as completed:
-                    outcomes = completed(partial(make_cube, job), missing)
-                    failed = _collect(outcomes, manifest, out, len(missing), progress)
+                try:
+                    with mapper(workers, cluster, memory_limit) as completed:
+                        outcomes = completed(partial(make_cube, job), missing)
+                        failed = _collect(outcomes, manifest, out, len(missing), progress)
+                finally:
+                    # A worker that was killed leaves its half-written cube behind.
+                    remove_parts(out)
             sources = _write_truth(manifest, out)
     except DeepFocusError:
         raise
     except FileExistsError as error:
         raise ProductError(f"{out} is a file: choose another folder") from error
     except OSError as error:
-        if _is_full(error):
+        if is_full(error):
             left = [index for index in missing if not (out / folder_name(index)).is_dir()]
             raise _no_room(out, preset, seed, left or [first], products) from error
-        raise ProductError(f"{out} cannot be written ({_line(error)})") from error
+        raise ProductError(f"{out} cannot be written ({line(error)})") from error
     return Report(len(missing) - len(failed), n - len(missing), failed, sources)
 
 
@@ -332,7 +180,7 @@ def _collect(
     try:
         for done, (index, outcome) in enumerate(outcomes, 1):
             if isinstance(outcome, BaseException):
-                text = f"its worker died {DEATHS + 1} times, as one does above its memory limit ({_line(outcome)})"
+                text = f"its worker died {DEATHS + 1} times, as one does above its memory limit ({line(outcome)})"
                 outcome = Outcome(index, error=text, attempts=DEATHS + 1)
             if not outcome.error and not (out / folder_name(outcome.index)).is_dir():
                 worker = outcome.run.get("worker", "")
@@ -367,7 +215,7 @@ def _save(manifest: Manifest, out: Path) -> None:
     try:
         manifest.write(out / MANIFEST)
     except OSError as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
 
 

@@ -53,7 +53,7 @@ class Identity:
     recipe : dict, the resolved preset
     seed : int
     backend : str
-    device : str, on which the fast backend computed; the last digits depend on it
+    device : str, what the fast backend computed with: numpy, or the kind of torch device; its noise depends on it
     products : list of str
     """
 
@@ -233,6 +233,13 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
+def remove_parts(out: Path) -> None:
+    """Remove the half-written cubes of workers that were killed."""
+    for hidden in out.iterdir():
+        if PART.fullmatch(hidden.name):
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
 def open_folder(out: Path, identity: Identity, indices: Sequence[int], overwrite: bool) -> Manifest:
     """The manifest of a folder, new or of an earlier run that goes on; call it with the lock held.
 
@@ -242,9 +249,7 @@ def open_folder(out: Path, identity: Identity, indices: Sequence[int], overwrite
         When the folder holds something else, and `overwrite` is False.
     """
     path = out / MANIFEST
-    for hidden in out.iterdir():
-        if PART.fullmatch(hidden.name):
-            shutil.rmtree(hidden, ignore_errors=True)
+    remove_parts(out)
     ours = [folder_name(index) for index in indices]
     now = versions(identity.backend)
     if path.exists() and not overwrite:

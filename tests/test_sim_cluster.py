@@ -81,6 +81,7 @@ def test_a_killed_worker_is_replaced_and_its_cube_tried_again(stand_in, tmp_path
     stand_in(dies_once)
     report = generate("paper", 4, 7, tmp_path / "set", workers=2)
     assert os.path.exists(mark)
+    assert not list((tmp_path / "set").glob(".*.part-*"))
     assert (report.made, report.failed) == (4, {})
     assert content(tmp_path / "set") == content(tmp_path / "quiet")
 

@@ -26,10 +26,10 @@ from astropy.wcs import WCS
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import DataError, ParameterError, ProductError
-from sim import dataset
+from sim import dataset, worker
 from sim.dataset import generate
 from sim.manifest import Manifest, folder_name
-from sim.response import Grid
+from sim.coverage import Grid
 
 NPIX, NCHAN = 16, 3
 Usage = namedtuple("Usage", "total used free")
@@ -138,6 +138,7 @@ def test_any_number_of_workers_makes_the_same_bytes(stand_in, tmp_path: Path) ->
     assert len(one) == 5 * 4 + 2
     assert content(tmp_path / "two") == one
     assert content(tmp_path / "bits") == one
+    assert not parts(tmp_path / "two")
     generate("paper", 5, 8, tmp_path / "other")
     assert content(tmp_path / "other")["00000/dirty.fits"] != one["00000/dirty.fits"]
 
@@ -147,7 +148,7 @@ KILLED = """
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     import test_sim_dataset as test
-    from sim import dataset
+    from sim import dataset, worker
 
     def simulate(preset, seed, index, scratch):
         (scratch / "half").write_bytes(b"half a cube")
@@ -193,17 +194,17 @@ def test_a_killed_run_goes_on(stand_in, tmp_path: Path) -> None:
 
 
 def test_a_half_written_cube_never_counts(stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = dataset.write_cube
+    write = worker.write_cube
 
     def half(cube, folder, products):
         write(cube, folder, ["dirty"])
         raise DataError("the writer stops in the middle")
 
-    monkeypatch.setattr(dataset, "write_cube", half)
+    monkeypatch.setattr(worker, "write_cube", half)
     report = generate("paper", 1, 7, tmp_path / "set")
     assert "in the middle" in report.failed[0]
     assert not (tmp_path / "set" / "00000").exists() and not parts(tmp_path / "set")
-    monkeypatch.setattr(dataset, "write_cube", write)
+    monkeypatch.setattr(worker, "write_cube", write)
     assert generate("paper", 1, 7, tmp_path / "set").made == 1
     assert json.loads((tmp_path / "set" / "manifest.json").read_text())["failures"] == {}
 
@@ -214,7 +215,7 @@ def test_a_half_written_cube_never_counts(stand_in, tmp_path: Path, monkeypatch:
         ({"preset": "alma"}, "preset paper, not alma"),
         ({"seed": 8}, "seed 7, not 8"),
         ({"backend": "casa"}, "backend fast, not casa"),
-        ({"device": "cuda"}, "device cpu, not cuda"),
+        ({"device": "cuda"}, "device numpy, not cuda"),
         ({"products": ["dirty"]}, "products dirty, psf, pb, not dirty"),
     ],
 )
@@ -290,6 +291,16 @@ def test_a_damaged_manifest(stand_in, tmp_path: Path) -> None:
     assert generate("paper", 1, 7, tmp_path / "set", overwrite=True).made == 1
 
 
+def test_a_preset_that_changes_while_it_is_used(stand_in, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("description: mine\nbase: paper\nimage: {channels: 4}\n")
+    stand_in(lambda index: path.write_text(path.read_text().replace("channels: 4", "channels: 5")))
+    report = generate(str(path), 3, 7, tmp_path / "set")
+    assert report.made == 1 and set(report.failed) == {1, 2} and "was it changed" in report.failed[1]
+    with pytest.raises(ProductError, match="another recipe"):
+        generate(str(path), 3, 7, tmp_path / "set")
+
+
 def test_a_cube_that_fails_is_told_and_not_fatal(stand_in, tmp_path: Path) -> None:
     tried: list[int] = []
 
@@ -308,7 +319,7 @@ def test_a_cube_that_fails_is_told_and_not_fatal(stand_in, tmp_path: Path) -> No
     assert report.failed == {1: "no such array", 2: "RuntimeError: several lines"}
     assert (report.made, report.kept) == (3, 0)
     # What a DeepFocusError says will not change; anything else may.
-    assert [tried.count(index) for index in range(5)] == [1, 1, dataset.ATTEMPTS, 2, 1]
+    assert [tried.count(index) for index in range(5)] == [1, 1, worker.ATTEMPTS, 2, 1]
     assert seen[1] == (2, 5, "no such array") and seen[-1] == (5, 5, "")
     manifest = Manifest.read(tmp_path / "set" / "manifest.json")
     assert manifest.failures[2] == {"error": "RuntimeError: several lines", "attempts": 3}
@@ -334,7 +345,7 @@ def test_the_estimate_of_the_disk_space(stand_in, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_the_run_and_it_goes_on(stand_in, tmp_path, monkeypatch) -> None:
-    write = dataset.write_cube
+    write = worker.write_cube
 
     def full(cube, folder, products):
         write(cube, folder, products)
@@ -345,11 +356,11 @@ def test_a_full_disk_stops_the_run_and_it_goes_on(stand_in, tmp_path, monkeypatc
                 # As astropy does it.
                 raise OSError("no number, some words") from None
 
-    monkeypatch.setattr(dataset, "write_cube", full)
+    monkeypatch.setattr(worker, "write_cube", full)
     with pytest.raises(ProductError, match=r"the disk of .*set is full: 4 cubes are missing and need about \d+ bytes"):
         generate("paper", 6, 7, tmp_path / "set")
     assert not parts(tmp_path / "set") and not (tmp_path / "set" / "00003").exists()
-    monkeypatch.setattr(dataset, "write_cube", write)
+    monkeypatch.setattr(worker, "write_cube", write)
     report = generate("paper", 6, 7, tmp_path / "set")
     assert (report.made, report.kept) == (4, 2)
 
