@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,3 +309,23 @@ def test_refusals():
     assert train.names_of("all", "decoras", 1) == ["blobs_finder"]
     assert train.names_of("all", "compact", 2) == list(NETWORKS[1:])
     assert set(RESNETS) < set(NETWORKS)
+
+
+@pytest.mark.slow
+def test_training_needs_neither_casa_nor_astropy():
+    code = """
+        import sys
+        class Blocked:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("astropy", "casatools", "casatasks", "casadata", "casaconfig"):
+                    raise ModuleNotFoundError(f"{name} is blocked", name=name)
+        sys.meta_path.insert(0, Blocked())
+        import training.train, training.schedule, training.decoras
+        from training.data import make_batch
+        make_batch("deep_gru", 1, 0, 4, preset="paper")
+        make_batch("blobs_finder", 1, 0, 2)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
