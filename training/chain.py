@@ -45,6 +45,9 @@ LINE_HEIGHT = 0.3
 DILATION = 1.5
 """Of the 3D model's mask (paper section 4.4 v)."""
 
+MASK_REACH = DILATION * float(np.sqrt(-2.0 * np.log(BOX_LEVEL))) / FWHM_PER_SIGMA
+"""[FWHM] Half of the dilated mask's extent along an axis through its centre."""
+
 
 def chain_batch(
     name: str, recipe: Recipe, networks: Predecessors | None, seed: int, step: int, size: int, split: str, device: str
@@ -343,10 +346,11 @@ def _resnet_batch(
 
     stamps = {
         "stamp": focused,
+        "snr": stamp_peak(focused) / sigma,
         **{key: getattr(fields, key)[row, blobs.source] for key in ("fwhm_maj", "fwhm_min", "pa")},
     }
     if name == "flux":
-        wide = (apart <= DILATION * blobs.fwhm[:, None]) | core
+        wide = (apart <= MASK_REACH * blobs.fwhm[:, None]) | core
         rest = wide & ~core
         # Line image over the width: the core's channels and the wings, whose noise is another.
         number = blobs.fwhm[:, None, None]
@@ -359,9 +363,7 @@ def _resnet_batch(
         stamps["stamp"] = torch.where(mask, total, 0.0 * total if paper else focused)
         stamps["flux"] = line[torch.arange(k, device=row.device), blobs.source].sum(-1) / blobs.fwhm
         stamps["flux"] = stamps["flux"].clamp(min=1e-6)
-    batch = Batch(inputs(stamps["stamp"]), *resnet_target(name, stamps), stamps)
-    stamps["snr"] = stamp_peak(focused) / sigma
-    return batch
+    return Batch(inputs(stamps["stamp"]), *resnet_target(name, stamps), stamps)
 
 
 def _shapes(fields: Fields, blobs: Blobs, inputs: Tensor, networks: Predecessors | None) -> Tensor:
