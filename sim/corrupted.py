@@ -19,11 +19,11 @@ from sim.synthesis import Transfer
 def corrupted_transfer(coverage: Coverage, grid: Grid, defects: Defects) -> Transfer:
     """The complex transfer of a sky that is seen with wrong gains; remembered for the last one asked for."""
     seen, factor = _seen(coverage, grid, defects)
-    freqs, matrix = seen.nodes(np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC)
-    planes = np.empty((len(freqs), 2 * grid.npix, grid.npix + 1), np.complex64)
+    freqs, matrix = seen.nodes(np.sqrt(0.5) * grid.padded * grid.cell * ARCSEC)
+    planes = np.empty((len(freqs), grid.padded, grid.padded // 2 + 1), np.complex64)
     for plane, freq in zip(planes, freqs, strict=True):
-        plane[:] = centred_transform(seen.image(freq, 2 * grid.npix, seen.weights(freq) * factor))
-    return Transfer(planes, None if coverage.robust is not None else matrix, seen.band())
+        plane[:] = centred_transform(seen.image(freq, grid.padded, seen.weights(freq) * factor))
+    return Transfer(planes, None if coverage.robust is not None else matrix, seen.band(), grid.npix)
 
 
 def outside_cube(coverage: Coverage, grid: Grid, defects: Defects) -> NDArray[np.float32]:

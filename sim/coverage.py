@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
@@ -14,6 +15,9 @@ from sim import arrays
 from sim.psflib import GRID, MIN_ELEVATION, fit_scale
 
 ARCSEC = np.pi / 180.0 / 3600.0
+
+BORDER = 16
+"""How far [pixel] a source may reach out of the image and still be seen exactly everywhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +147,14 @@ class Grid:
     nchan: int = 128
     freq0: float = 230.0e9
     chan_width: float = 10.0e6
+
+    @property
+    def padded(self) -> int:
+        """Side [pixel] of the periodic image in which PSFs are applied.
+
+        Twice the field, a border for what reaches out of it, and a length that is transformed fast.
+        """
+        return 2 * next_fast_len(self.npix + BORDER)
 
     def freq(self) -> NDArray[np.float64]:
         """(nchan,) channel centres [Hz]."""

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 def nominal_transfer(resp: Response) -> Transfer:
     """The transfer of a sky that is seen with the right gains."""
-    return Transfer(resp.transfer, None if resp.per_channel else resp.interpolation, resp.band)
+    interpolation = None if resp.per_channel else resp.interpolation
+    return Transfer(resp.transfer, interpolation, resp.band, resp.pb.shape[-1])
 
 
 def dirty_images(

@@ -41,12 +41,12 @@ class Response:
     Attributes
     ----------
     psf : (nnode, 2 npix, 2 npix) float32, peak 1 at (npix, npix)
-    transfer : (nnode, 2 npix, npix + 1) float32, transform of the PSF about its peak, real
+    transfer : (nnode, size, size // 2 + 1) float32, transform about its peak of the PSF out to `Grid.padded`, real
     pb : (nnode, npix, npix) float32
     beam : (nnode, 3) float64, covariances [pixel^2] of the fitted beams
     interpolation : (nchan, nnode) float64, of the nodes onto the channels
     noise : UvNoise, of every channel
-    information : (nplane, 2 npix, npix + 1) float32, transfer squared over the noise's power, for noise of rms 1
+    information : (nplane, size, size // 2 + 1) float32, transfer squared over the noise's power, for noise of rms 1
         in the image. Weights can be undone, so it is the transfer at natural weighting, times the square of
         the noise over that at natural weighting.
     information_mix : (nchan, nplane) float64, its interpolation onto the channels
@@ -136,16 +136,16 @@ class Sampling:
     grid: Grid
     robust: float | None
 
-    def cells(self, freq: float) -> Cells:
-        """The cells of the uv plane of twice the field."""
-        step = 2 * self.grid.npix * self.grid.cell * ARCSEC * freq / arrays.C_MS
+    def cells(self, freq: float, size: int) -> Cells:
+        """The cells of the uv plane of an image of `size` pixels."""
+        step = size * self.grid.cell * ARCSEC * freq / arrays.C_MS
         return find_cells(-self.uv[:, 0] * step, self.uv[:, 1] * step)
 
-    def weights(self, freq: float, cells: Cells | None = None) -> NDArray[np.float64]:
-        """(nvis,) of sum 1; `cells` when they are known."""
+    def weights(self, freq: float) -> NDArray[np.float64]:
+        """(nvis,) of sum 1. The density is counted in the cells of twice the field, which is what tclean images."""
         if self.robust is None:
             return np.full(len(self.uv), 1.0 / len(self.uv))
-        weight = briggs(cells or self.cells(freq), self.robust)
+        weight = briggs(self.cells(freq, 2 * self.grid.npix), self.robust)
         return weight / weight.sum()
 
     def band(self) -> float:
@@ -221,17 +221,19 @@ def compute_response(uvw: NDArray, diameter: float, grid: Grid, robust: float | 
     robust : float or None, Briggs' parameter; None is natural weighting
     """
     seen = sampling(uvw, grid, robust)
-    size = 2 * grid.npix
-    reach = np.sqrt(2.0) * grid.npix * grid.cell * ARCSEC
+    size = grid.padded
+    reach = np.sqrt(0.5) * size * grid.cell * ARCSEC
     freqs, matrix = seen.nodes(reach)
-    psf = np.empty((len(freqs), size, size), np.float32)
+    psf = np.empty((len(freqs), 2 * grid.npix, 2 * grid.npix), np.float32)
     transfer = np.empty((len(freqs), size, size // 2 + 1), np.float32)
     beam = np.empty((len(freqs), 3))
     box = slice(max(0, grid.npix - BEAM_BOX), grid.npix + BEAM_BOX)
+    middle = slice(size // 2 - grid.npix, size // 2 + grid.npix)
     weights, noise, ratio = _noise(seen)
     for index, freq in enumerate(freqs):
-        psf[index] = seen.image(freq, size, weights[index] if robust is not None else seen.weights(freq))
-        transfer[index] = centred_transform(psf[index]).real
+        image = seen.image(freq, size, weights[index] if robust is not None else seen.weights(freq)).astype(np.float32)
+        transfer[index] = centred_transform(image).real
+        psf[index] = image[middle, middle]
         beam[index] = fit_beam(psf[index, box, box])
     information, mix = transfer, matrix
     if robust is not None:
@@ -258,18 +260,17 @@ def _noise(seen: Sampling) -> tuple[list[NDArray[np.float64]], UvNoise, NDArray[
     """
     kept, planes, ratio = [], [], []
     for freq in seen.grid.freq():
-        cells = seen.cells(freq)
-        weights = seen.weights(freq, cells) * len(seen.uv)
+        weights = seen.weights(freq) * len(seen.uv)
         ratio.append((weights**2).mean())
-        planes.append(cells.filled(weights**2))
+        planes.append(seen.cells(freq, seen.grid.padded).filled(weights**2))
         if seen.robust is not None:
             kept.append(weights / len(seen.uv))
-    return kept, uv_noise(2 * seen.grid.npix, planes), np.array(ratio)
+    return kept, uv_noise(seen.grid.padded, planes), np.array(ratio)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def response(coverage: Coverage, grid: Grid) -> Response:
-    """`compute_response` of a coverage, remembered for the last two asked for."""
+    """`compute_response` of a coverage, remembered for the last one asked for."""
     coverage.check(grid)
     return compute_response(coverage.uvw(), coverage.diameter(), grid, coverage.robust)
 

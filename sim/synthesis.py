@@ -2,9 +2,9 @@
 
     image_c = irfft2( T_c sum_k s_k(c) FT(stamp_k) + sigma_c A_c z )
 
-with the transfer T_c (transform of the PSF, known to twice the field), the spectra s_k and stamps of
-`sim.stamps`, the noise's amplitudes A_c of `sim.weighting` and white complex deviates z. The same on a torch
-device; there the noise comes from torch's generator of the device, so its values differ from numpy's.
+with the transfer T_c (transform of the PSF, known to twice the field and a little further), the spectra s_k and
+stamps of `sim.stamps`, the noise's amplitudes A_c of `sim.weighting` and white complex deviates z. The same on a
+torch device; there the noise comes from torch's generator of the device, so its values differ from numpy's.
 """
 
 from __future__ import annotations
@@ -33,19 +33,26 @@ class Transfer:
 
     Attributes
     ----------
-    planes : (nnode, size, size // 2 + 1) float32 or complex64, size twice the field
+    planes : (nnode, size, size // 2 + 1) float32 or complex64, of PSFs that are known to twice the field or further
     interpolation : (nchan, nnode) float64 onto the channels; None when every channel is a node
     band : float [cycles per pixel], highest spatial frequency along x or y of a visibility
+    npix : int or None, side of the dirty image; half that of the planes when None
     """
 
     planes: NDArray[Any]
     interpolation: NDArray[np.float64] | None
     band: float
+    npix: int | None = None
 
     @property
     def size(self) -> int:
         """Side of the PSF's image [pixel]."""
         return int(self.planes.shape[1])
+
+    @property
+    def field(self) -> int:
+        """Side of the dirty image [pixel]."""
+        return self.size // 2 if self.npix is None else self.npix
 
     @property
     def nchan(self) -> int:
@@ -79,12 +86,12 @@ def synthesize(
 
     Returns
     -------
-    (nchan, npix, npix) float32 [Jy/beam], numpy array or torch tensor on the device; npix is half the PSF's side
+    (nchan, npix, npix) float32 [Jy/beam], numpy array or torch tensor on the device
     """
     scale = np.broadcast_to(np.asarray(sigma, dtype=np.float32), (transfer.nchan,))
     if device is not None:
         return _on_device(parts, transfer, noise, scale, white, rng, device)
-    size, npix = transfer.size, transfer.size // 2
+    size, npix = transfer.size, transfer.field
     mixing, shapes = _mixing(parts), _shapes(parts, transfer, lambda array: array)
     half = size // 2 + 1
     # Without a sky the noise fills a part of the columns only.
@@ -105,15 +112,14 @@ def synthesize(
                 out[chan] = white * rng.standard_normal((npix, npix), dtype=np.float32) if white else 0.0
         else:
             out[chunk] = 0.0
-        out[chunk] += _images(spectrum[..., :columns], size)
+        out[chunk] += _images(spectrum[..., :columns], size, npix)
     return out
 
 
-def _images(spectrum: NDArray[np.complex64], size: int) -> NDArray[np.float32]:
-    """The first quarter of the inverse transforms (n, size, columns) -> (n, size // 2, size // 2)."""
-    npix = size // 2
+def _images(spectrum: NDArray[np.complex64], size: int, npix: int) -> NDArray[np.float32]:
+    """The first (npix, npix) pixels of the inverse transforms of (n, size, up to size // 2 + 1)."""
     rows = ducc0.fft.c2c(spectrum, axes=(1,), forward=False, inorm=2, nthreads=1)[:, :npix]
-    kept = np.zeros((len(rows), npix, npix + 1), np.complex64)
+    kept = np.zeros((len(rows), npix, size // 2 + 1), np.complex64)
     kept[..., : rows.shape[-1]] = rows
     return ducc0.fft.c2r(kept, axes=(2,), lastsize=size, forward=False, inorm=2, nthreads=1)[..., :npix]
 
@@ -190,7 +196,7 @@ def _on_device(
     def put(array: NDArray) -> Any:
         return torch.as_tensor(array, device=device)
 
-    size, npix, nchan = transfer.size, transfer.size // 2, transfer.nchan
+    size, npix, nchan = transfer.size, transfer.field, transfer.nchan
     half = size // 2 + 1
     shapes, mixing = _shapes(parts, transfer, put), put(_mixing(parts))
     planes = put(transfer.planes)

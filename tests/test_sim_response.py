@@ -74,7 +74,7 @@ def test_briggs_psfs() -> None:
         np.testing.assert_allclose(resp.psf[:, 96, 96], 1.0, atol=1e-6)
         scale = GRID.freq()[3] / arrays.C_MS
         seen = sampling(coverage.uvw(), GRID, robust)
-        weights = briggs(seen.cells(GRID.freq()[3]), robust)
+        weights = briggs(seen.cells(GRID.freq()[3], 192), robust)
         own = direct_image(seen.uv[:, 0] * scale, seen.uv[:, 1] * scale, 192, GRID.cell, weights / weights.sum())
         np.testing.assert_allclose(resp.channels(resp.psf)[3], own, atol=1e-6)
         maj, minor, _ = covariance_to_shape(resp.middle_beam())
@@ -86,46 +86,35 @@ def test_briggs_psfs() -> None:
 
 
 @pytest.mark.parametrize("robust", [None, 0.5, -1.0])
-def test_snr_formula_against_the_ideal_filter_of_the_noise(robust: float | None) -> None:
-    coverage = replace(COVERAGE, robust=robust)
-    grid = replace(GRID, nchan=4)
+def test_matched_filter_snr_is_that_of_the_visibilities(robust: float | None) -> None:
+    # The image's noise sets that of a visibility: no weighting can see more than all visibilities together.
+    coverage, grid, sigma = replace(COVERAGE, robust=robust), replace(GRID, nchan=4), 0.01
     resp = response(coverage, grid)
     source = Source(47.6, 48.3, 5.0, 3.0, 30.0, continuum=0.02, line=0.1, chan=1.7, line_fwhm=2.0)
-    sigma = 0.01
-    # Whitened, the dirty source is T G / A in the cells that hold visibilities, 0 elsewhere.
-    expected = 0.0
-    ky, kx = np.fft.fftfreq(192)[:, None], np.fft.rfftfreq(192)[None, :]
+    seen = sampling(coverage.uvw(), grid, robust)
     sxx, syy, sxy = source.covariance()
-    shape = np.exp(-4.0 * np.pi**2 * (sxx * kx * kx + syy * ky * ky + 2.0 * sxy * kx * ky))
-    twice = np.where((kx > 0) & (kx < 0.5), 2.0, 1.0)
-    spectrum = source.line_spectrum(4)
-    for chan in range(4):
-        power = resp.noise.power(chan)
-        # Transfer and noise both counted in cells, as whoever grids visibilities has them.
-        seen = sampling(coverage.uvw(), grid, robust)
-        uv = seen.uv * (192 * grid.cell * ARCSEC * grid.freq()[chan] / arrays.C_MS)
-        cells_x, cells_y = np.rint(-uv[:, 0]).astype(int), np.rint(uv[:, 1]).astype(int)
-        weight = seen.weights(grid.freq()[chan])
-        transfer = np.zeros((192, 192))
-        np.add.at(transfer, (cells_y % 192, cells_x % 192), 0.5 * weight * 192**2)
-        np.add.at(transfer, (-cells_y % 192, -cells_x % 192), 0.5 * weight * 192**2)
-        transfer = transfer[:, :97]
-        held = power > 0
-        assert (transfer[~held] == 0).all()
-        overlap = (twice * shape * transfer**2)[held] / power[held]
-        expected += overlap.sum() / 192**2 * (spectrum[chan] * resp.channels(resp.pb)[chan, 48, 48] / sigma) ** 2
+    expected, spectrum, beams = 0.0, source.line_spectrum(4), resp.channels(resp.pb)
+    for chan, freq in enumerate(grid.freq()):
+        kx, ky = (seen.uv * [-1.0, 1.0] * freq / arrays.C_MS * grid.cell * ARCSEC).T
+        shape = np.exp(-2.0 * np.pi**2 * (sxx * kx * kx + syy * ky * ky + 2.0 * sxy * kx * ky))
+        variance = sigma**2 / (seen.weights(freq) ** 2).sum()
+        expected += ((shape * spectrum[chan] * beams[chan, 48, 48]) ** 2).sum() / variance
     snr_line, snr_continuum = matched_filter_snr(source, resp, grid.freq(), sigma)
-    assert snr_line == pytest.approx(np.sqrt(expected), rel=0.01)
+    assert snr_line == pytest.approx(np.sqrt(expected), rel=2e-3)
     assert 0 < snr_continuum < snr_line
+    if robust is not None:
+        assert resp.information_mix.sum(axis=1).min() > 1.05
 
 
 def test_noise_power_is_the_transfer_at_natural_weighting() -> None:
-    resp = response(COVERAGE, GRID)
+    resp, size = response(COVERAGE, GRID), GRID.padded
     power = resp.noise.power(0)
+    assert power.shape == resp.transfer[0].shape == (size, size // 2 + 1)
     full = 2.0 * power.sum() - power[:, 0].sum() - power[:, -1].sum()
-    assert full / 192**2 == pytest.approx(1.0, rel=1e-5)
+    assert full / size**2 == pytest.approx(1.0, rel=1e-5)
     # Its transform is the PSF, but for the width of the cells.
-    image = np.fft.fftshift(np.fft.irfft2(power, s=(192, 192)))
+    middle = slice(size // 2 - 96, size // 2 + 96)
+    image = np.fft.fftshift(np.fft.irfft2(power, s=(size, size)))[middle, middle]
     psf = resp.channels(resp.psf)[0]
     assert np.abs(image - psf)[91:102, 91:102].max() < 1.5e-3
     assert np.abs(image - psf)[48:145, 48:145].max() < 0.04
