@@ -133,21 +133,22 @@ class Information:
 @lru_cache(maxsize=2)
 def _smooth(resp: Response) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`Response.information`, and the transfer in the same places, averaged over neighbouring cells."""
-    information = np.maximum(_tapered(resp.information.astype(float)), 0.0)
+    npix = resp.pb.shape[-1]
+    information = np.maximum(_tapered(resp.information.astype(float), npix), 0.0)
     if not resp.per_channel:
         return information, information
     nearest = np.abs(resp.information_mix).argmax(axis=0)
-    return information, np.maximum(_tapered(resp.transfer[nearest].astype(float)), 0.0)
+    return information, np.maximum(_tapered(resp.transfer[nearest].astype(float), npix), 0.0)
 
 
-def _tapered(power: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Powers (n, ny, nx//2+1) of the uv plane, averaged over neighbouring cells with positive weights.
+def _tapered(power: NDArray[np.float64], npix: int) -> NDArray[np.float64]:
+    """Powers (n, size, size // 2 + 1) of the uv plane, averaged with positive weights over the cells that a field has.
 
-    Visibilities fall between the cells, and the transform of a PSF that ends at twice the field rings about them:
+    Visibilities fall between the cells, and the transform of a PSF that ends somewhere rings about them:
     before powers are divided by one another, they are averaged over a cell.
     """
     size = power.shape[1]
-    offset = fft.fftfreq(size) * 2.0
+    offset = fft.fftfreq(size) * size / npix
     window = np.exp(-0.5 * (offset / TAPER) ** 2)
     return fft.rfft2(fft.irfft2(power, s=(size, size)) * (window[:, None] * window[None, :])).real
 

@@ -140,24 +140,27 @@ class _Disc:
         inside = disc_fields(x, y, source.fwhm_maj, source.pa, rotation)[0] > np.exp(-DISC_RADIUS)
         self.x, self.y, self.inside = x[inside], y[inside], inside.reshape(len(axis), len(axis))
 
-        def fields(dx: float, dy: float, fwhm: float, pa: float, spin: Rotation) -> NDArray[np.float64]:
-            bright, shift = disc_fields(self.x - dx, self.y - dy, fwhm, pa, spin)
-            return np.stack([bright * self.pitch**2 / _disc_area(fwhm, spin), shift])
+        base = {"x": 0.0, "y": 0.0, "fwhm_maj": source.fwhm_maj, "pa": source.pa}
 
-        base = [0.0, 0.0, source.fwhm_maj, source.pa]
-        self.brightness, self.shift = fields(*base, rotation)
-        self.slopes = {}
-        for place, (name, step) in enumerate(
-            (("x", 1e-3 * scale), ("y", 1e-3 * scale), ("fwhm_maj", 1e-3 * source.fwhm_maj), ("pa", 0.05))
-        ):
-            high, low = ([*base[:place], base[place] + sign * step, *base[place + 1 :]] for sign in (1, -1))
-            self.slopes[name] = (fields(*high, rotation) - fields(*low, rotation)) / (2.0 * step)
+        def fields(changed: dict[str, float], spin: Rotation = rotation) -> NDArray[np.float64]:
+            now = base | changed
+            dx, dy = self.x - now["x"], self.y - now["y"]
+            bright, shift = disc_fields(dx, dy, now["fwhm_maj"], now["pa"], spin)
+            return np.stack([bright * self.pitch**2 / _disc_area(now["fwhm_maj"], spin), shift])
+
+        self.brightness, self.shift = fields({})
+        self.slopes: dict[str, NDArray[np.float64]] = {}
+        for name, step in {
+            "x": 1e-3 * scale,
+            "y": 1e-3 * scale,
+            "fwhm_maj": 1e-3 * source.fwhm_maj,
+            "pa": 0.05,
+        }.items():
+            high, low = (fields({name: base[name] + sign * step}) for sign in (1, -1))
+            self.slopes[name] = (high - low) / (2.0 * step)
         for name, step in _rotation_steps(rotation).items():
-            value = getattr(rotation, name)
-            ends = [value - step, value + step]
-            if name == "inclination":
-                ends = [max(0.0, ends[0]), min(MAX_INCLINATION, ends[1])]
-            low, high = (fields(*base, replace(rotation, **{name: end})) for end in ends)
+            ends = _ends(rotation, name, step)
+            low, high = (fields({}, replace(rotation, **{name: end})) for end in ends)
             self.slopes[f"rotation_{name}"] = (high - low) / (ends[1] - ends[0])
 
     def stamps(self, values: NDArray) -> NDArray[np.float64]:
@@ -170,6 +173,14 @@ class _Disc:
 def _disc_area(fwhm_maj: float, rotation: Rotation) -> float:
     """Integral [pixel^2] of an exponential disc of central brightness 1."""
     return 2.0 * np.pi * (fwhm_maj / FWHM_PER_SCALE) ** 2 * rotation.axis_ratio()
+
+
+def _ends(rotation: Rotation, name: str, step: float) -> tuple[float, float]:
+    """A parameter of the rotation a step lower and a step higher, as far as it may go."""
+    value = float(getattr(rotation, name))
+    if name == "inclination":
+        return max(0.0, value - step), min(MAX_INCLINATION, value + step)
+    return value - step, value + step
 
 
 def _rotation_steps(rotation: Rotation) -> dict[str, float]:
@@ -193,20 +204,31 @@ def disc_derivatives(source: Source, freq: NDArray[np.float64]) -> Derivatives:
         names += ["rotation_velocity", "rotation_turnover", "rotation_dispersion"]
     for number in range(1, len(source.lines) + 1):
         names += [line_name("line_flux", number), line_name("line_chan", number)]
-    # Planes (nchan, npoint) of the line, of the continuum, and of every derivative.
-    planes = np.zeros((2 + len(names), nchan, len(disc.x)), np.float32)
     place = {name: 2 + number for number, name in enumerate(names)}
+    reach = np.abs(disc.shift).max() + 5.0 * rotation.dispersion / FWHM_PER_SIGMA
+    channels = np.arange(nchan)
+    near = np.unique(
+        np.concatenate([channels[:0], *(channels[np.abs(channels - e.chan) <= reach] for e in source.lines)])
+    )
+    # Planes of the line, of the continuum, and of every derivative: the channels of the lines, and last the
+    # image that is multiplied with the continuum's spectrum or its derivative.
+    planes = np.zeros((2 + len(names), len(near) + 1, len(disc.x)), np.float32)
+    rows = np.zeros((2 + len(names), nchan))
     for number, line in enumerate(source.lines, start=1):
-        _add_line(planes, place, disc, rotation, line, number)
+        _add_line(planes[:, :-1], place, disc, rotation, line, number, near)
     if source.continuum:
         spectrum = source.continuum_spectrum(freq)
-        planes[1] += np.outer(spectrum, disc.brightness)
-        for name, (bright, _) in disc.slopes.items():
-            if name in place:
-                planes[place[name]] += np.outer(spectrum, bright)
-        for name, row in continuum_rows.items():
-            planes[place[name]] += np.outer(row, disc.brightness)
-    spectra, images = _compress(planes)
+        products = {1: (disc.brightness, spectrum)}
+        products |= {place[name]: (part[0], spectrum) for name, part in disc.slopes.items() if name in place}
+        products |= {place[name]: (disc.brightness, row) for name, row in continuum_rows.items()}
+        for number, (image, row) in products.items():
+            size = float(np.sqrt(np.square(row).sum()))
+            if size > 0:
+                planes[number, -1] = image * size
+                rows[number] = row / size
+    parts, images = _compress(planes)
+    spectra = parts[:, :, -1:] * rows[:, None, :]
+    spectra[:, :, near] += parts[:, :, :-1]
 
     ratio = rotation.axis_ratio()
     thinner = -source.fwhm_maj * np.sqrt(1.0 - ratio**2) * np.deg2rad(1.0)
@@ -220,21 +242,27 @@ def disc_derivatives(source: Source, freq: NDArray[np.float64]) -> Derivatives:
     return Derivatives(source, tuple(names), shapes, spectra[2:], spectra[0], spectra[1], reported)
 
 
-def _add_line(planes: NDArray, place: dict[str, int], disc: _Disc, rotation: Rotation, line: Line, number: int) -> None:
-    """Add a line of a disc to the planes of the line and of its derivatives."""
+def _add_line(
+    planes: NDArray,
+    place: dict[str, int],
+    disc: _Disc,
+    rotation: Rotation,
+    line: Line,
+    number: int,
+    channels: NDArray[np.int64],
+) -> None:
+    """Add a line of a disc to the planes (n, nchannels, npoint) of the line and of its derivatives."""
     sigma = rotation.dispersion / FWHM_PER_SIGMA
-    channels = np.arange(planes.shape[1])
-    near = np.flatnonzero(np.abs(channels - line.chan) <= np.abs(disc.shift).max() + 5.0 * sigma)
-    offset = (near[:, None] - line.chan - disc.shift) / sigma
+    offset = (channels[:, None] - line.chan - disc.shift) / sigma
     profile = line.flux / (GAUSSIAN_LINE * rotation.dispersion) * np.exp(-0.5 * offset * offset)
     whole = profile * disc.brightness
     moved = whole * offset / sigma
-    planes[0, near] += whole
+    planes[0] += whole
     for name, (bright, shift) in disc.slopes.items():
-        planes[place[name], near] += profile * bright + moved * shift
-    planes[place["rotation_dispersion"], near] += whole * (offset * offset - 1.0) / rotation.dispersion
-    planes[place[line_name("line_flux", number)], near] += whole / line.flux
-    planes[place[line_name("line_chan", number)], near] += moved
+        planes[place[name]] += profile * bright + moved * shift
+    planes[place["rotation_dispersion"]] += whole * (offset * offset - 1.0) / rotation.dispersion
+    planes[place[line_name("line_flux", number)]] += whole / line.flux
+    planes[place[line_name("line_chan", number)]] += moved
 
 
 def _image_shapes(stamps: NDArray[np.float64], source: Source, pitch: float) -> Shapes:
@@ -245,7 +273,7 @@ def _image_shapes(stamps: NDArray[np.float64], source: Source, pitch: float) -> 
         (some_x, place_x), (some_y, place_y) = (np.unique(k, return_inverse=True) for k in (kx, ky))
         wave_x = np.exp(-2j * np.pi * np.outer(source.x + offset, some_x))
         wave_y = np.exp(-2j * np.pi * np.outer(some_y, source.y + offset))
-        return (wave_y @ (stamps @ wave_x))[:, place_y, place_x]
+        return (wave_y @ (stamps @ wave_x)).astype(complex, copy=False)[:, place_y, place_x]
 
     return shapes
 
@@ -254,15 +282,18 @@ def _compress(planes: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray
     """Planes (n, nchan, npoint) as spectra (n, nshape, nchan) times images (nshape, npoint)."""
     power = np.sqrt(np.square(planes).sum(axis=(1, 2)))
     scaled = planes / np.where(power > 0, power, 1.0)[:, None, None]
-    used = scaled.any(axis=2)
+    used = np.asarray(scaled.any(axis=2))
     rows, parts = scaled[used], power > 0
+    if not len(rows):
+        return np.zeros((*used.shape[:1], 1, used.shape[1])), np.zeros((1, planes.shape[2]))
     rng = np.random.default_rng(0)
-    number, lost = 24, np.ones(len(planes))
-    while np.any(lost[parts] > RANGE_ERROR**2) and number < min(rows.shape):
+    number = 24
+    while True:
         number = min(2 * number, *rows.shape)
         images = np.linalg.qr((rng.standard_normal((number, len(rows))).astype(np.float32) @ rows).T)[0].T
         weights = rows @ images.T
-        lost = 1.0 - _power(weights, used)
+        if number == min(rows.shape) or np.all(1.0 - _power(weights, used)[parts] < RANGE_ERROR**2):
+            break
     # The sketch has more images than needed: the strongest of its combinations will do.
     _, turn = np.linalg.eigh(weights.T @ weights)
     weights, images = weights @ turn[:, ::-1], turn[:, ::-1].T @ images
@@ -277,18 +308,15 @@ def _compress(planes: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray
 def _power(weights: NDArray, used: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(n,) sum of squares of the rows (nrow, nimage) that belong to each plane of `used` (n, nchan)."""
     plane = np.nonzero(used)[0]
-    return np.bincount(plane, weights=np.square(weights, dtype=np.float64).sum(axis=1), minlength=len(used))
+    total = np.bincount(plane, weights=np.square(weights, dtype=np.float64).sum(axis=1), minlength=len(used))
+    return total.astype(float)
 
 
 def _width_slopes(source: Source, rotation: Rotation) -> dict[str, float]:
     """How the width of a disc's integrated profile changes with its parameters."""
     out = {}
     for name in ("velocity", "turnover", "dispersion", "inclination"):
-        value = getattr(rotation, name)
-        step = 1.0 if name == "inclination" else 0.03 * max(abs(value), 0.1)
-        ends = [value - step, value + step]
-        if name == "inclination":
-            ends = [max(0.0, ends[0]), min(MAX_INCLINATION, ends[1])]
+        ends = _ends(rotation, name, 1.0 if name == "inclination" else 0.03 * max(abs(getattr(rotation, name)), 0.1))
         low, high = (profile_width(source.fwhm_maj, source.pa, replace(rotation, **{name: end})) for end in ends)
         out[f"rotation_{name}"] = (high - low) / (ends[1] - ends[0])
     step = 0.03 * source.fwhm_maj

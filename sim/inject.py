@@ -93,7 +93,7 @@ def inject_cube(cube: Cube, sources: Sequence[Source]) -> Cube:
             continue
         psf = cube.psf[chunk] if len(cube.psf) > 1 else np.repeat(cube.psf, len(data[chunk]), axis=0)
         planes = np.stack([fft.rfft2(place_psf(plane, (size, size))) for plane in psf])
-        data[chunk] += synthesize(some, Transfer(planes.astype(np.complex64), None, BAND))[:, :ny, :nx]
+        data[chunk] += synthesize(some, Transfer(planes.astype(np.complex64), None, BAND, size // 2))[:, :ny, :nx]
     return cube.with_data(data)
 
 
