@@ -1,0 +1,283 @@
+"""Run the finders on the fields, score them, say what is not there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from tqdm import tqdm
+
+from benchmarks.peers.field import write_field
+from benchmarks.peers.finders import FINDERS, Finder, Places, finder_named
+from benchmarks.peers.process import Cost, PeerError
+from casa_deepfocus.errors import ParameterError, ProductError
+from training.evaluate import FIELD_META, FIRST_EMPTY, simulate_field
+from training.score import Score, plain, score_tables
+from training.store import join
+
+Simulate = Callable[[str, int, int, bool], tuple[Any, Table]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What one finder did.
+
+    Attributes
+    ----------
+    name : str
+    settings : dict
+    catalogue : astropy Table, of all fields, with a column `field`
+    score : Score
+    cost : Cost, seconds of one field and the largest memory
+    at_rate : dict, recall_snr5, snr50, level: above the SNR at which the false positives fall to a given rate
+    failed : dict, field -> why
+    """
+
+    name: str
+    settings: dict[str, Any]
+    catalogue: Table
+    score: Score
+    cost: Cost
+    at_rate: dict[str, float]
+    failed: dict[int, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        head = {"settings": self.settings, "seconds_per_field": self.cost.seconds, "memory_mib": self.cost.memory}
+        return plain({**head, **self.score.as_dict(), "at_rate": self.at_rate, "failed": self.failed})
+
+
+def compare(
+    preset: str,
+    n: int,
+    seed: int,
+    finders: Sequence[Finder],
+    places: Places,
+    *,
+    empty: int = 0,
+    rate: float = 0.05,
+    simulate: Simulate = simulate_field,
+    scratch: Path | None = None,
+    progress: Callable[[str, int], None] = lambda name, index: None,
+) -> list[Peer]:
+    """Run finders on simulated fields.
+
+    Parameters
+    ----------
+    preset, n, seed, empty : the fields, those of `training evaluate`
+    finders : sequence of Finder, those that can run; a field on which one fails is in none of its scores
+    places : Places
+    rate : float, false positives a field at which finders are compared beside their own settings
+    simulate : callable
+    scratch : Path, where the fields' files go and from where they are removed; the system's when None
+    progress : callable (finder, field)
+    """
+    truths: list[Table] = []
+    kept: dict[str, list[Table]] = {finder.name: [] for finder in finders}
+    costs: dict[str, list[Cost]] = {finder.name: [] for finder in finders}
+    failed: dict[str, dict[int, str]] = {finder.name: {} for finder in finders}
+    for index in (*range(n), *range(FIRST_EMPTY, FIRST_EMPTY + empty)):
+        cube, truth = simulate(preset, seed, index, index >= FIRST_EMPTY)
+        truth = truth.copy()
+        for key in FIELD_META:
+            if key in truth.meta:
+                truth[key] = np.full(len(truth), truth.meta[key])
+        truth["field"] = np.full(len(truth), index, dtype=np.int64)
+        truths.append(truth)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="peers-") as folder:
+            field = write_field(Path(folder) / "field", cube)
+            for finder in finders:
+                progress(finder.name, index)
+                own = Path(folder) / finder.name
+                own.mkdir()
+                try:
+                    found, cost = finder.search(field, finder.settings, places, own)
+                except PeerError as error:
+                    failed[finder.name][index] = str(error)
+                    continue
+                found["field"] = np.full(len(found), index, dtype=np.int64)
+                kept[finder.name].append(found)
+                costs[finder.name].append(cost)
+    return [
+        judge(finder, truths, kept[finder.name], costs[finder.name], failed[finder.name], rate) for finder in finders
+    ]
+
+
+def judge(
+    finder: Finder, truths: Sequence[Table], found: list[Table], costs: list[Cost], failed: dict[int, str], rate: float
+) -> Peer:
+    """Score one finder's catalogues (one a field) on the fields where it did not fail."""
+    if not found:
+        raise PeerError(f"{finder.name} failed on every field: {next(iter(failed.values()))}")
+    whole = [truth for truth in truths if not len(truth) or truth["field"][0] not in failed]
+    truth, catalogue = join(whole), join(found)
+    barren = sum(len(t) == 0 for t in whole)
+    score = score_tables(truth, catalogue, empty_fields=barren)
+    total = Cost(float(np.mean([c.seconds for c in costs])), max(c.memory for c in costs))
+    at_rate = at_false_positives(truth, catalogue, score, barren, rate * len(whole))
+    return Peer(finder.name, finder.settings, catalogue, score, total, at_rate, failed)
+
+
+def at_false_positives(truth: Table, found: Table, score: Score, barren: int, most: float) -> dict[str, float]:
+    """Scores of the detections above the lowest SNR that leaves no more than `most` false positives.
+
+    False positives and false alarms count together. NaN for a catalogue without SNR.
+    """
+    wrong = len(score.matching.false_positives) + score.empty["false_alarms"]
+    snr = np.asarray(found["snr"], dtype=float)
+    levels = np.unique(snr[np.isfinite(snr)])
+    level, chosen = -np.inf, score
+    if wrong > most and not levels.size:
+        return {"level": np.nan, "recall_snr5": np.nan, "snr50": np.nan}
+    low, high = 0, len(levels)
+    # More detections, more false ones: the level is found by halving.
+    while wrong > most and low < high:
+        middle = (low + high) // 2
+        trial = score_tables(truth, found[snr > levels[middle]], empty_fields=barren)
+        if len(trial.matching.false_positives) + trial.empty["false_alarms"] <= most:
+            high, level, chosen = middle, float(levels[middle]), trial
+        else:
+            low = middle + 1
+    return {"level": level, "recall_snr5": chosen.physical["recall_snr5"], "snr50": chosen.physical["snr50"]}
+
+
+def figure_of_merit(peer: Peer) -> float:
+    """F1 of the sources above an SNR of 5: what the settings are tuned for."""
+    p = peer.score.physical
+    bright = [row for row in p["completeness"] if row["low"] >= 5.0]
+    hit, whole = (sum(row[key] for row in bright) for key in ("found", "n"))
+    wrong = p["false_positives"] + peer.score.empty["false_alarms"]
+    return 2.0 * hit / (2.0 * hit + wrong + whole - hit) if whole else float("nan")
+
+
+def tune(preset: str, n: int, seed: int, finders: Sequence[Finder], places: Places, **options: Any) -> list[str]:
+    """Lines: every candidate of each finder's grid on training fields with its F1, the best one marked."""
+    lines = []
+    for finder in finders:
+        tried = [
+            replace(finder, name=f"{finder.name}#{i}", settings={**finder.settings, **g})
+            for i, g in enumerate(finder.grid)
+        ]
+        peers = compare(preset, n, seed, tried, places, **options) if tried else []
+        best = max(map(figure_of_merit, peers), default=float("nan"))
+        for peer in peers:
+            change = finder.grid[int(peer.name.split("#")[1])]
+            p = peer.score.physical
+            mark = "  <- best" if figure_of_merit(peer) == best else ""
+            text = f"recall at SNR >= 5 {p['recall_snr5']:.3f}   false positives {p['false_positives']}"
+            lines.append(f"{finder.name:<14s} {change!s:<32s} F1 {figure_of_merit(peer):.3f}   {text}{mark}")
+    return lines
+
+
+def scoreboard(peers: Sequence[Peer]) -> Table:
+    """One row a finder."""
+    rows = []
+    for peer in peers:
+        p, d, r = peer.score.physical, peer.score.deepfocus, peer.score.residuals
+        rows.append(
+            (
+                peer.name, len(np.unique(peer.score.truth.field)), p["n_truth"], p["recall"], p["recall_snr5"],
+                p["precision"], p["false_positives"], p["duplicates"], peer.score.empty["false_alarms"], p["snr50"],
+                peer.at_rate["recall_snr5"], peer.at_rate["snr50"], d["recall"], d["mean_iou"], r["x"]["std"],
+                r["line_flux"]["bias"], r["line_flux"]["std"], peer.cost.seconds, peer.cost.memory,
+            )
+        )  # fmt: skip
+    names = (
+        "finder", "fields", "sources", "recall", "recall_snr5", "precision", "FP", "duplicates", "alarms", "snr50",
+        "snr5_at_rate", "snr50_at_rate", "iou_recall", "mean_iou", "x_std", "flux_bias", "flux_std", "seconds", "MiB",
+    )  # fmt: skip
+    table = Table(rows=rows, names=names) if rows else Table(names=names)
+    for name in table.colnames:
+        if table[name].dtype.kind == "f":
+            table[name].info.format = ".1f" if name == "seconds" else ".0f" if name == "MiB" else ".3f"
+    return table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``python -m benchmarks peers``."""
+    parser.add_argument("--preset", default="paper", help="preset of the simulator, or the file of one")
+    parser.add_argument("--n", type=int, default=5, help="fields with sources")
+    parser.add_argument("--empty", type=int, default=0, help="fields without sources")
+    parser.add_argument("--seed", type=int, default=20221121)
+    parser.add_argument(
+        "--finders", nargs="+", default=sorted(FINDERS), metavar="NAME",
+        help=f"any of {', '.join(FINDERS)}, or clean+NAME (Hogbom CLEAN by CASA's deconvolve first); default all",
+    )  # fmt: skip
+    parser.add_argument("--rate", type=float, default=0.05, help="false positives a field for the columns _at_rate")
+    parser.add_argument("--tune", action="store_true", help="try every finder's candidate settings instead")
+    given = Places.from_environment()
+    parser.add_argument("--python", default=given.python, help="a Python that has bdsf and AegeanTools")
+    for name, what in (("sofia2", "program"), ("lineseeker", "folder"), ("mf3d", "folder"), ("blobcat", "blobcat.py")):
+        parser.add_argument(f"--{name}", default=getattr(given, name), metavar="PATH", help=what)
+    parser.add_argument("--scratch", type=Path, help="folder for the fields' files")
+    parser.add_argument("--out", default="", help="folder for the table and the catalogues")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is there, print the table and what is missing; 1 when a finder failed on a field."""
+    if args.n < 1:
+        raise ParameterError("--n", args.n, "at least one field is needed")
+    places = Places(args.python, args.sofia2, args.lineseeker, args.mf3d, args.blobcat)
+    finders, missing = [], {}
+    for name in dict.fromkeys(args.finders):
+        try:
+            finder = finder_named(name)
+        except KeyError as error:
+            raise ParameterError(
+                "--finders", name, "no such finder", f"Use {', '.join(FINDERS)}, clean+NAME"
+            ) from error
+        reason = finder.missing(places)
+        if reason:
+            missing[name] = reason
+        else:
+            finders.append(finder)
+    bar = tqdm(total=(args.n + args.empty) * len(finders), file=sys.stderr, disable=not sys.stderr.isatty())
+
+    def progress(name: str, index: int) -> None:
+        bar.set_description(f"field {index} {name}")
+        bar.update()
+
+    options = {"empty": args.empty, "rate": args.rate, "scratch": args.scratch, "progress": progress}
+    if args.tune:
+        lines = tune(args.preset, args.n, args.seed, finders, places, **options)
+        bar.close()
+        sys.stdout.write("\n".join(lines) + "\n")
+        return 0
+    peers = compare(args.preset, args.n, args.seed, finders, places, **options)
+    bar.close()
+    table = scoreboard(peers)
+    if args.out:
+        _write(Path(args.out), table, peers, missing)
+    failures = [f"{p.name} failed on field {index}: {why}" for p in peers for index, why in p.failed.items()]
+    silent = [f.name for f in finders if f.name not in {p.name for p in peers}]
+    if args.json:
+        sys.stdout.write(json.dumps({**{p.name: p.as_dict() for p in peers}, "missing": missing}) + "\n")
+    else:
+        sys.stdout.write("\n".join(table.pformat(max_lines=-1, max_width=-1)) + "\n")
+        for name, reason in missing.items():
+            sys.stdout.write(f"not run: {name}: {reason}\n")
+    for line in (*failures, *(f"{name} failed on every field" for name in silent)):
+        sys.stderr.write(line + "\n")
+    return 1 if failures or silent else 0
+
+
+def _write(folder: Path, table: Table, peers: Sequence[Peer], missing: dict[str, str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        table.meta["missing"] = missing
+        table.write(folder / "peers.ecsv", overwrite=True)
+        for peer in peers:
+            peer.catalogue.write(folder / f"{peer.name}.ecsv", overwrite=True)
+        text = json.dumps({peer.name: peer.as_dict() for peer in peers}, indent=1)
+        (folder / "peers.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ProductError(f"--out={str(folder)!r}: cannot be written ({error})") from error
