@@ -46,7 +46,7 @@ def _generate(args: argparse.Namespace) -> int:
         def progress(done: int, total: int, error: str) -> None:
             bar.total = total
             bar.update(done - bar.n)
-            if error:
+            if error and not bar.disable:
                 bar.write(f"failed: {error}", file=sys.stderr)
 
         report = generate(
@@ -79,13 +79,6 @@ def _inject(args: argparse.Namespace) -> int:
     psf, pb = (Path(name) if name else None for name in (args.psf, args.pb))
     table = inject_files(Path(args.image), Path(args.sources), Path(args.out), psf=psf, pb=pb)
     sys.stdout.write(f"{args.out}/dirty.fits and {args.out}/truth.ecsv: {len(table)} sources were added\n")
-    return 0
-
-
-def _presets(args: argparse.Namespace) -> int:
-    from sim import presets
-
-    sys.stdout.write(presets.show_preset(args.name) if args.name else presets.list_presets())
     return 0
 
 
@@ -172,15 +165,6 @@ def _parser() -> argparse.ArgumentParser:
     psfs.add_argument("--out", metavar="FILE", help="the file to write; sim/psfs.npz by default")
     psfs.add_argument("--show", action="store_true", help="build nothing, say what the file holds")
     psfs.set_defaults(run=_psfs)
-
-    presets = commands.add_parser(
-        "presets",
-        help="list the presets, or print one with the meaning of every parameter",
-        description="List the presets, or print one with the meaning of every parameter.",
-        epilog="Example: python -m sim presets alma",
-    )
-    presets.add_argument("name", nargs="?", help="name, or a YAML file")
-    presets.set_defaults(run=_presets)
     return parser
 
 

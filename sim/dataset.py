@@ -106,6 +106,8 @@ def generate(
         Before anything is written.
     ProductError
         When the disk is full; the same call goes on when there is room again.
+    DeepFocusError
+        When a worker lacks a package or the device.
     """
     products = _check(n, seed, first, workers, backend, device, products)
     name, recipe = _recipe(preset)
@@ -189,6 +191,8 @@ def _collect(
             _note(manifest, outcome)
             if outcome.full:
                 raise OSError(errno.ENOSPC, outcome.error)
+            if outcome.fatal:
+                raise DeepFocusError(outcome.error)
             if outcome.error:
                 failed[outcome.index] = outcome.error
             progress(done, total, outcome.error)

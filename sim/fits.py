@@ -216,7 +216,11 @@ def _wcs(header: fits.Header) -> WCS:
 def _read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header, NDArray[np.float64] | None]:
     """Pixels (chan, y, x) in native byte order, the header, and the beams (nchan or 1, 3) [arcsec, arcsec, deg]."""
     try:
-        with fits.open(path) as units:
+        with warnings.catch_warnings():
+            # Reading its pixels is going to fail, which says the same.
+            warnings.filterwarnings("ignore", message="File may have been truncated")
+            units = fits.open(path)
+        with units:
             unit = next((hdu for hdu in units if hdu.is_image and hdu.data is not None), None)
             if unit is None:
                 raise DataError(f"{path} holds no image")
@@ -224,8 +228,10 @@ def _read_image(path: Path) -> tuple[NDArray[np.float32], fits.Header, NDArray[n
             table = units["BEAMS"] if "BEAMS" in units else None
             beams = _table_beams(table) if table is not None else _header_beam(unit.header)
             return np.array(planes, dtype=np.float32, order="C"), unit.header.copy(), beams
-    except (OSError, TypeError) as error:
-        # astropy raises TypeError where a truncated file ends inside its data.
+    except DataError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
+        # The latter two where a truncated file ends inside its data.
         raise DataError(f"{path} cannot be read as FITS ({error})") from error
 
 
@@ -235,7 +241,8 @@ def _planes(data: NDArray, header: fits.Header, path: Path) -> NDArray:
     if wcs.lng < 0 or wcs.lat < 0:
         raise DataError(f"{path} has no sky axes (right ascension and declination)")
     roles = {axis: data.ndim - 1 - axis for axis in range(data.ndim)}
-    order = [roles.pop(axis) for axis in ([wcs.spec] if wcs.spec >= 0 else []) + [wcs.lat, wcs.lng]]
+    # A header may describe more axes than its image has.
+    order = [roles.pop(axis) for axis in (wcs.spec, wcs.lat, wcs.lng) if 0 <= axis < data.ndim]
     index: list[int | slice] = [slice(None)] * data.ndim
     for axis, position in roles.items():
         if data.shape[position] == 1:

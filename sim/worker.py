@@ -24,7 +24,7 @@ from astropy.table import Table
 from threadpoolctl import threadpool_limits
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.errors import DeepFocusError, ProductError
+from casa_deepfocus.errors import DeepFocusError, MissingDependencyError, ProductError
 from sim import presets
 from sim.fits import write_cube
 from sim.manifest import TRUTH, Identity, describe, folder_name
@@ -89,6 +89,7 @@ class Outcome:
     error : str, '' when it went well
     attempts : int
     full : bool, whether the disk is full
+    fatal : bool, whether all other cubes would fail likewise
     """
 
     index: int
@@ -97,6 +98,7 @@ class Outcome:
     error: str = ""
     attempts: int = 1
     full: bool = False
+    fatal: bool = False
 
 
 def make_cube(job: Job, index: int) -> Outcome:
@@ -114,7 +116,7 @@ def make_cube(job: Job, index: int) -> Outcome:
                 cube = _write(job, index)
             return Outcome(index, cube, _usage(start), attempts=attempt)
         except DeepFocusError as failure:
-            return Outcome(index, {}, _usage(start), line(failure), attempt)
+            return Outcome(index, {}, _usage(start), line(failure), attempt, fatal=_is_everyones(failure))
         except OSError as failure:
             error = line(failure)
             if is_full(failure):
@@ -157,6 +159,11 @@ def _write(job: Job, index: int) -> dict[str, Any]:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_everyones(error: DeepFocusError) -> bool:
+    """Whether a package or a device is missing, which no other cube can do without."""
+    return isinstance(error, MissingDependencyError) or getattr(error, "parameter", "") == "device"
 
 
 def is_full(error: BaseException | None) -> bool:

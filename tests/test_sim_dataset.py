@@ -25,11 +25,11 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.errors import DataError, ParameterError, ProductError
+from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError, ProductError
 from sim import dataset, worker
+from sim.coverage import Grid
 from sim.dataset import generate
 from sim.manifest import Manifest, folder_name
-from sim.coverage import Grid
 
 NPIX, NCHAN = 16, 3
 Usage = namedtuple("Usage", "total used free")
@@ -328,6 +328,15 @@ def test_a_cube_that_fails_is_told_and_not_fatal(stand_in, tmp_path: Path) -> No
     stand_in()
     assert generate("paper", 5, 7, tmp_path / "set").made == 2
     assert not Manifest.read(tmp_path / "set" / "manifest.json").failures
+
+
+def test_what_every_cube_would_fail_for_stops_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text("description: small\nbase: paper\nimage: {channels: 4, npix: 64}\n")
+    with pytest.raises(DeepFocusError, match="device='nowhere'"):
+        generate(str(recipe), 50, 7, tmp_path / "set", device="nowhere")
+    assert list(Manifest.read(tmp_path / "set" / "manifest.json").failures) == [0]
 
 
 def test_too_small_a_disk_is_told_before_anything_is_written(stand_in, tmp_path, monkeypatch) -> None:
