@@ -9,8 +9,11 @@ from scipy.special import j1
 from sim import arrays
 from sim.coverage import ARCSEC
 
-DISHES = {12.0: (10.7, 0.75), 7.0: (6.25, 0.75), 25.0: (24.5, 2.0)}
-"""Effective diameter and blockage [m] of CASA's Airy primary beams, by the antennas' diameter."""
+DISHES = {12.0: (10.7, 0.75), 7.0: (6.25, 0.75), 25.0: (25.0, 2.36)}
+"""Effective diameter and blockage [m] of CASA's Airy primary beams, by the antennas' diameter.
+
+Fitted to tclean's own .pb: they agree within 1.1e-4 down to 0.01, where CASA's end.
+"""
 
 
 def primary_beam(

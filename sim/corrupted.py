@@ -37,6 +37,8 @@ def outside_cube(coverage: Coverage, grid: Grid, defects: Defects) -> NDArray[np
         return total
     seen, gains = _seen(coverage, grid, defects)
     part = source_stamps(source, grid, coverage.diameter())
+    if not len(part.stamps):
+        return total
     middle = grid.npix // 2
     distance = float(np.hypot(source.x - middle, source.y - middle)) * grid.cell * ARCSEC
     freqs, matrix = seen.nodes(distance + np.sqrt(0.5) * grid.npix * grid.cell * ARCSEC)

@@ -128,6 +128,10 @@ def test_primary_beam_half_power() -> None:
     # 1.13 lambda / D, and the value of tclean's own .pb at 13.4 arcsec.
     assert 2 * np.interp(-0.5, -pb, radius) == pytest.approx(1.13 * arrays.C_MS / 230e9 / 12.0, rel=0.03)
     assert pb[1340] == pytest.approx(0.4781, abs=5e-4)
+    # Half power of tclean's .pb of the VLA: 42.953 arcmin at 1 GHz; of the ACA: 172.952.
+    for diameter, width in ((25.0, 42.953), (7.0, 172.952)):
+        half = airy(np.array([0.5 * width * 60.0 * ARCSEC]), 1e9, diameter)[0]
+        assert half == pytest.approx(0.5, abs=5e-4)
 
 
 def test_flagged_antennas_have_no_baselines() -> None:
