@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,12 +83,16 @@ def prepare_casa() -> None:
     """
     if "CASASITECONFIG" not in os.environ and not (Path.home() / ".casa" / "data" / "geodetic").is_dir():
         os.environ["CASASITECONFIG"] = str(Path(casa_deepfocus.__file__).with_name("casasiteconfig.py"))
+    # CASA's configuration reads the command line of whatever program imports it first, and stops at foreign options.
+    arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
         import casatasks  # noqa: F401  (imported for its side effects: the configuration is read now)
     except ImportError as error:
         raise MissingDependencyError(
             f"the CASA backend needs casatools, casatasks and casadata ({error}); pip install casatasks casadata"
         ) from error
+    finally:
+        sys.argv = arguments
 
 
 @contextmanager

@@ -182,7 +182,8 @@ def _collect(
     try:
         for done, (index, outcome) in enumerate(outcomes, 1):
             if isinstance(outcome, BaseException):
-                text = f"its worker died {DEATHS + 1} times, as one does above its memory limit ({line(outcome)})"
+                text = f"its worker died {DEATHS + 1} times, as one does above its memory limit"
+                text = text if type(outcome).__name__ == "KilledWorker" else line(outcome)
                 outcome = Outcome(index, error=text, attempts=DEATHS + 1)
             if not outcome.error and not (out / folder_name(outcome.index)).is_dir():
                 worker = outcome.run.get("worker", "")

@@ -121,7 +121,7 @@ def make_cube(job: Job, index: int) -> Outcome:
             error = line(failure)
             if is_full(failure):
                 return Outcome(index, {}, _usage(start), error, attempt, full=True)
-        except Exception as failure:  # A cube that fails must not take the others along.
+        except (Exception, SystemExit) as failure:  # A cube that fails must not take the others along.
             error = f"{type(failure).__name__}: {line(failure)}"
     return Outcome(index, {}, _usage(start), error, attempt)
 
