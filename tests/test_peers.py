@@ -155,7 +155,8 @@ def planted(name: str = "planted", false: int = 2) -> Finder:
         if settings.get("fails") and field.cube.data[0, 0, 0] == cube(8).data[0, 0, 0]:
             raise process.PeerError("no beam")
         rows = [{"x": 40.0, "y": 25.0, "chan": 20.0, "line_fwhm": 80.0, "snr": 30.0}]
-        rows += [{"x": 5.0, "y": 5.0 + 9.0 * k, "chan": 40.0, "snr": 6.0 + k} for k in range(settings.get("false", false))]
+        wrong = range(settings.get("false", false))
+        rows += [{"x": 5.0, "y": 5.0 + 9.0 * k, "chan": 40.0, "snr": 6.0 + k} for k in wrong]
         return catalogues.table(rows, field), process.Cost(2.0, 100.0)
 
     return Finder(name, lambda places: "", search, {}, ({"false": 1}, {"false": 0}))

@@ -29,7 +29,7 @@ from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
 from training.bootstrap import poisson_upper, score_errors
 from training.ideal import Ideal, false_alarms_per_cube, ideal_filter
 from training.score import Score, plain, score_tables
-from training.store import FieldResult, Store, join
+from training.store import FieldResult, Joiner, Store
 
 Simulate = Callable[[str, int, int, bool], tuple[Cube, Table]]
 """(preset, seed, index, empty) -> cube and truth of one field."""
@@ -239,21 +239,31 @@ def evaluate(
 
 def collect(store: Store, wanted: dict[int, bool], preset: str, seed: int, mode: str) -> Evaluation:
     """Score what a store holds of the fields `wanted` (number -> without sources)."""
-    results, failed = {}, {}
-    for result in store.results():
-        if result.field in wanted:
-            (failed if result.error else results)[result.field] = result
-    failed = {field: result.error for field, result in sorted(failed.items()) if field not in results}
-    if not results:
+    # A field that failed may stand there again, from a later run.
+    failed: dict[int, str] = {}
+    places = {}
+    for number, record in enumerate(store.records()):
+        if record["field"] in wanted and "error" in record:
+            failed[record["field"]] = record["error"]
+        elif record["field"] in wanted:
+            places[number] = record["field"]
+    failed = {field: failed[field] for field in sorted(failed.keys() - set(places.values()))}
+    if not places:
         raise DataError(f"no field could be searched; field {next(iter(failed))}: {next(iter(failed.values()))}")
-    kept = [results[field] for field in sorted(results)]
-    truth, found = join([r.truth for r in kept]), join([r.catalogue for r in kept])
-    barren = sum(len(r.truth) == 0 for r in kept)
+    truths, catalogues, seconds, sky, barren = Joiner(), Joiner(), [], [], 0
+    for number, record in enumerate(store.records()):
+        if number in places:
+            size = truths.add(record["truth"])
+            catalogues.add(record["catalogue"])
+            seconds.append(record["seconds"])
+            barren += size == 0
+            if size:
+                sky.append(record["field"])
+    truth, found = (_sorted(table.table()) for table in (truths, catalogues))
     truth.meta |= {"empty_fields": barren, "preset": preset, "seed": seed}
     score = score_tables(truth, found, mode=mode, empty_fields=barren)
-    sky = [r.field for r in kept if not r.empty]
     alarms = score.empty["false_alarms"] if barren else len(score.matching.false_positives)
-    rate = false_alarms_per_cube(alarms, barren or len(sky))
+    rate = false_alarms_per_cube(alarms, barren or len(places))
     return Evaluation(
         preset=preset,
         seed=seed,
@@ -261,11 +271,16 @@ def collect(store: Store, wanted: dict[int, bool], preset: str, seed: int, mode:
         truth=truth,
         catalogue=found,
         score=score,
-        errors=score_errors(score, [r.field for r in kept if len(r.truth)]),
+        errors=score_errors(score, sky),
         ideal=ideal_filter(score.truth, *_volume(truth), rate),
-        seconds=float(np.mean([r.seconds for r in kept])),
+        seconds=float(np.mean(seconds)),
         failed=failed,
     )
+
+
+def _sorted(table: Table) -> Table:
+    # Fields arrive in the order of their ends.
+    return table[np.argsort(table["field"], kind="stable")]
 
 
 def _volume(truth: Table) -> tuple[np.ndarray, np.ndarray]:

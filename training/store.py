@@ -7,7 +7,7 @@ that was cut off is dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,22 +62,6 @@ def _encode_table(table: Table) -> dict[str, Any]:
     return {"meta": {k: v for k, v in meta.items() if isinstance(v, (str, int, float, bool))}, "columns": columns}
 
 
-def decode(line: str) -> FieldResult:
-    """The result that `encode` wrote."""
-    record = json.loads(line)
-    tables = [_decode_table(record[name]) if name in record else None for name in ("truth", "catalogue")]
-    return FieldResult(record["field"], record["empty"], *tables, record["seconds"], record.get("error", ""))
-
-
-def _decode_table(record: dict[str, Any]) -> Table:
-    table = Table(meta=record["meta"])
-    for name, column in record["columns"].items():
-        table[name] = np.array(column["data"], dtype=np.dtype(column["dtype"]))
-        if column["unit"]:
-            table[name].unit = column["unit"]
-    return table
-
-
 class Store:
     """Results in a file, or in memory when there is none.
 
@@ -130,39 +114,65 @@ class Store:
         except OSError as error:
             raise ProductError(f"{self._path}: cannot be written ({error})") from error
 
-    def results(self) -> Iterable[FieldResult]:
-        """The fields, one by one, in the order of arrival."""
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The fields as plain values, one by one, in the order of arrival: what `encode` wrote."""
         if self._path is None:
-            yield from map(decode, self._lines)
+            yield from map(json.loads, self._lines)
             return
         with self._path.open(encoding="utf-8") as stream:
-            for line in stream:
-                yield decode(line)
+            yield from map(json.loads, stream)
 
     def done(self) -> set[int]:
         """Fields that need not be searched again."""
-        return {result.field for result in self.results() if not result.error}
+        return {record["field"] for record in self.records() if "error" not in record}
 
 
-def join(tables: list[Table]) -> Table:
-    """One table of many, columns as in the first with each column (missing values NaN or ''), meta what all share."""
-    names = list(dict.fromkeys(name for table in tables for name in table.colnames))
-    whole = Table()
-    for name in names:
-        known = [table[name] for table in tables if name in table.colnames]
-        filler = _filler(known)
-        parts = [
-            np.asarray(table[name]) if name in table.colnames else np.full(len(table), filler)
-            for table in tables
-            if len(table)
-        ]
-        whole[name] = np.concatenate(parts) if parts else np.asarray(known[0])
-        whole[name].unit = next((c.unit for c in known if c.unit is not None), None)
-    first = tables[0].meta if tables else {}
-    whole.meta.update({k: v for k, v in first.items() if all(t.meta.get(k) == v for t in tables)})
-    return whole
+class Joiner:
+    """One table of many, column by column, so that 1000 fields take no more memory than their numbers.
+
+    Columns are those of any table (missing values NaN, '' or -1), the meta is what all share.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {}
+        self._kinds: dict[str, np.dtype] = {}
+        self._units: dict[str, str] = {}
+        self._meta: dict[str, Any] | None = None
+        self._rows = 0
+
+    def add(self, record: dict[str, Any]) -> int:
+        """Append a table as `encode` writes it; returns the number of its rows."""
+        size = len(next(iter(record["columns"].values()))["data"]) if record["columns"] else 0
+        for name, column in record["columns"].items():
+            values = self._columns.setdefault(name, [])
+            kind = np.dtype(column["dtype"])
+            self._kinds[name] = np.promote_types(self._kinds[name], kind) if name in self._kinds else kind
+            values += [_filler(kind)] * (self._rows - len(values)) + column["data"]
+            if column["unit"]:
+                self._units.setdefault(name, column["unit"])
+        self._rows += size
+        kept = record["meta"] if self._meta is None else self._meta.items() & record["meta"].items()
+        self._meta = dict(kept)
+        return size
+
+    def table(self) -> Table:
+        """The whole."""
+        whole = Table(meta=self._meta or {})
+        for name, values in self._columns.items():
+            kind = self._kinds[name]
+            whole[name] = np.array(values + [_filler(kind)] * (self._rows - len(values)), dtype=kind)
+            if name in self._units:
+                whole[name].unit = self._units[name]
+        return whole
 
 
-def _filler(columns: list[Any]) -> Any:
-    kind = columns[0].dtype.kind
-    return "" if kind in "US" else np.nan if kind == "f" else -1
+def _filler(kind: np.dtype) -> Any:
+    return "" if kind.kind in "US" else np.nan if kind.kind == "f" else False if kind.kind == "b" else -1
+
+
+def join(tables: Iterable[Table]) -> Table:
+    """One table of many (`Joiner`)."""
+    whole = Joiner()
+    for table in tables:
+        whole.add(_encode_table(table))
+    return whole.table()
