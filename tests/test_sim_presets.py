@@ -214,12 +214,12 @@ def test_alma_observations() -> None:
         assert arrays.elevation(latitude, coverage.dec, ends).min() > MIN_ELEVATION
         assert 300 <= coverage.duration <= 18000
         assert coverage.duration / coverage.integration < 120.5
-        assert grid.npix % 2 == 0 and grid.npix >= 96
+        assert grid.npix % 2 == 0 and grid.npix >= 48
         assert grid.npix**2 * grid.nchan <= 1.7e7
         middle = grid.freq()[grid.nchan // 2]
         assert abs(grid.chan_width) * grid.nchan <= 1.875e9
         field = grid.npix * grid.cell / primary_beam_arcsec(coverage, middle)
-        assert field < 1.52 or grid.npix == 96
+        assert field < 1.52 or grid.npix == 48
         declinations.append(coverage.dec)
         pixels.append(coverage.beam_arcsec(middle) / grid.cell)
         robusts.append(coverage.robust)
