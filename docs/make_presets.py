@@ -19,10 +19,12 @@ simulator, `python -m sim presets alma` prints one with all its values and their
 asked for, the path of a file of your own will do:
 
 ```yaml
-description: The paper's fields as the ACA sees them, with fainter sources
+description: The paper's fields with longer baselines, more and fainter sources
 base: paper                        # start from a preset or a file; give only what changes
-observation: {array: aca.cycle9}
+observation: {array: alma.cycle9.4}
 image: {pixels_per_beam: 6}        # instead of the base's cell
+sources:
+  number: {weighted: [[0.2, 0], [0.8, {integer: [3, 10]}]]}
 brightness:
   central_snr: {log_uniform: [5, 30]}
 ```
@@ -71,8 +73,8 @@ NOTES = """## How the fields come about
   that of `paper-code` 175 to 1000. So most of the noise is white: its rms is 1.6 to 15 times the thermal one (10 to
   90 % of the `paper` fields), and only 1.5 % of the fields need none. White noise is not correlated within a beam, and
   a filter as large as the beam averages it down: the matched-filter SNR of the central continuum is 2 to 7 times the
-  SNR of its peak (0.9 to 1 times it in thermal noise), so the fields are much easier than `central_snr` says. The truth's SNR counts both noises. For thermal
-  noise alone write `brightness: {central_snr: null}` and raise `sefd`.
+  SNR of its peak (0.9 to 1 times it in thermal noise), so the fields are much easier than `central_snr` says. The
+  truth's SNR counts both noises. For thermal noise alone write `brightness: {central_snr: null}` and raise `sefd`.
 - **Position angles.** Table 1 has 0 to 90 degrees, and two sizes drawn on their own; `pa` is that of the first. The
   major axis is the longer one, and lies anywhere in 0 to 180.
 - **Sizes.** The paper's text and Table 1 say FWHM of 2 to 8 pixels; eq. 3, and the code behind it, use the numbers as

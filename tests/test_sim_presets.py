@@ -381,6 +381,14 @@ def test_the_page_is_made_from_the_schema() -> None:
     assert runpy.run_path(str(page.with_name("make_presets.py")))["make"]() == page.read_text(encoding="utf-8")
 
 
+def test_the_example_of_the_page_works(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "presets.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0]
+    coverage, grid = presets.geometry(write(tmp_path, example), 7, 0)
+    assert coverage.array == "alma.cycle9.4"
+    assert coverage.beam_arcsec(230e9) / grid.cell == pytest.approx(6.0)
+
+
 def test_small_grid_is_what_the_text_says(tmp_path: Path) -> None:
     grid = presets.draw_field(write(tmp_path, SMALL), 7, 0).grid
     assert isinstance(grid, Grid)
