@@ -64,6 +64,10 @@ class Identity:
     device: str
     products: list[str]
 
+    def files(self) -> list[str]:
+        """Names of the files of a cube."""
+        return sorted([f"{name}.fits" for name in self.products] + [TRUTH])
+
     def origin(self, index: int) -> dict[str, str | int]:
         """Where a cube comes from, for the meta of its truth table."""
         return {"preset": self.preset, "seed": self.seed, "index": index, "backend": self.backend}
@@ -152,12 +156,11 @@ class Manifest:
                     raise ProductError(f"{folder / name} is not as it was written: remove {folder} to make it anew")
         for folder in out.iterdir():
             if NUMBERED.fullmatch(folder.name) and int(folder.name) not in self.cubes and self._complete(folder):
-                self.cubes[int(folder.name)] = describe(folder)
+                self.cubes[int(folder.name)] = describe(folder, self.identity.files())
 
     def _complete(self, folder: Path) -> bool:
         """Whether a folder is a cube of this dataset; folders get their name when they are complete."""
-        names = {f"{name}.fits" for name in self.identity.products} | {TRUTH}
-        if not folder.is_dir() or {path.name for path in folder.iterdir()} != names:
+        if not all((folder / name).is_file() for name in self.identity.files()):
             return False
         origin = Table.read(folder / TRUTH, format="ascii.ecsv").meta
         return all(origin.get(key) == value for key, value in self.identity.origin(int(folder.name)).items())
@@ -166,10 +169,10 @@ class Manifest:
 STATES = ("cubes", "failures", "runs")
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """What the manifest says of a cube's folder: the number of sources, and size and hash of every file."""
+def describe(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says of a cube's folder: the number of sources, and size and hash of its files."""
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in (folder / name for name in names):
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _digest(stream)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

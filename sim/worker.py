@@ -142,7 +142,7 @@ def _write(job: Job, index: int) -> dict[str, Any]:
         truth.write(made / TRUTH, format="ascii.ecsv")
         for path in [*made.iterdir(), made]:
             _sync(path)
-        state = describe(made)
+        state = describe(made, job.identity.files())
         try:
             made.rename(out / name)
         except OSError as error:

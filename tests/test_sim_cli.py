@@ -137,6 +137,31 @@ def test_inject(run: Run, small: Path) -> None:
     assert run("inject", "set/00000", "--sources", "s.yaml", "--out", "new")[0] == 1
 
 
+def test_show(run: Run, small: Path) -> None:
+    run("generate", "--preset", small, "--seed", "7", "--out", "set")
+    status, out, err = run("show", "set/00000", "--out", "cube.png")
+    assert (status, out, err) == (0, "cube.png\n", "")
+    assert Path("cube.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.casa
+@pytest.mark.slow
+def test_casa_makes_the_same_bytes_in_any_number_of_workers(tmp_path: Path) -> None:
+    """In a process of its own: CASA reads the command line of the program that it is started in."""
+    pytest.importorskip("casatasks")
+    pytest.importorskip("distributed")
+    (tmp_path / "casa.yaml").write_text(SMALL + "observation: {duration: 3, integration: 60}\n")
+    common = [sys.executable, "-m", "sim", "generate", "--preset", "casa.yaml", "--seed", "7", "--backend", "casa"]
+    for name, more in (("one", []), ("two", ["--workers", "2"])):
+        done = subprocess.run([*common, "--n", "2", "--out", name, *more], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{name}: 2 cubes made;")
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    # Neither scratch nor logs are left anywhere.
+    assert {path.name for path in tmp_path.iterdir()} == {"casa.yaml", "one", "two"}
+    assert np.isfinite(read_cube(tmp_path / "one" / "00000").data).any()
+
+
 def test_presets(run: Run, small: Path) -> None:
     out = run("presets")[1]
     assert all(f"{name}\n" in out for name in ("paper", "paper-code", "alma", "vla"))

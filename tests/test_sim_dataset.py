@@ -183,10 +183,13 @@ def test_a_killed_run_goes_on(stand_in, tmp_path: Path) -> None:
     assert not Manifest.read(out / "manifest.json").cubes
     before = {path: path.stat().st_mtime_ns for path in out.glob("0000[0-2]/*")}
     assert len(before) == 12
+    # A picture that somebody drew meanwhile.
+    (out / "00001" / "show.png").write_bytes(b"picture")
     report = generate("paper", 6, 7, out)
     assert (report.made, report.kept) == (3, 3)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert not parts(out)
+    (out / "00001" / "show.png").unlink()
     generate("paper", 6, 7, tmp_path / "whole")
     assert content(out) == content(tmp_path / "whole")
     again = generate("paper", 6, 7, out)
@@ -333,7 +336,7 @@ def test_a_cube_that_fails_is_told_and_not_fatal(stand_in, tmp_path: Path) -> No
 def test_what_every_cube_would_fail_for_stops_the_run(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     recipe = tmp_path / "small.yaml"
-    recipe.write_text("description: small\nbase: paper\nimage: {channels: 4, npix: 64}\n")
+    recipe.write_text("description: small\nbase: paper\nimage: {npix: 64}\nsources: {position: 30}\n")
     with pytest.raises(DeepFocusError, match="device='nowhere'"):
         generate(str(recipe), 50, 7, tmp_path / "set", device="nowhere")
     assert list(Manifest.read(tmp_path / "set" / "manifest.json").failures) == [0]
