@@ -82,10 +82,15 @@ class Coverage:
         Raises
         ------
         ParameterError
-            When an antenna does not exist or fewer than two are left, the source never rises above
-            `MIN_ELEVATION` or sets during the track, or a pixel is larger than half the beam.
+            When the grid has no pixels, an antenna does not exist or fewer than two are left, the source never
+            rises above `MIN_ELEVATION` or sets during the track, or a pixel is larger than half the beam.
         """
         array = arrays.read_array(self.array)
+        if grid.npix < 2 or grid.npix % 2:
+            raise ParameterError("npix", grid.npix, "not an even number of pixels", "the PSF's centre is a pixel")
+        for name in ("cell", "nchan", "freq0"):
+            if not getattr(grid, name) > 0:
+                raise ParameterError(name, getattr(grid, name), "not positive")
         for name in ("duration", "integration"):
             if not getattr(self, name) > 0.0:
                 raise ParameterError(name, getattr(self, name), "not positive", "give it in seconds")

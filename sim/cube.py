@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 
+@lru_cache(maxsize=1)
 def nominal_transfer(resp: Response) -> Transfer:
-    """The transfer of a sky that is seen with the right gains."""
+    """The transfer of a sky that is seen with the right gains; the last one is remembered, with what holds it."""
     interpolation = None if resp.per_channel else resp.interpolation
     return Transfer(resp.transfer, interpolation, resp.band, resp.pb.shape[-1])
 

@@ -101,7 +101,8 @@ def sky_spectrum(x: Any, y: Any, flux: Any, covariance: Any, side: int = GRID, *
     (b, side, side // 2 + 1) complex64
     """
     xp = _library(x)
-    rows, columns = _wave_numbers(xp, x, side, side if band is None else band)
+    band = side if band is None else band
+    rows, columns = _wave_numbers(xp, x, side, band)
     scale = 2.0 * np.pi / side
     # The three terms of the Gaussian stay in one exponent: apart, those of a large tilted source overflow.
     quad = (-0.5 * scale * scale) * covariance

@@ -109,8 +109,8 @@ def _through_beam(
     spectra = np.stack([part.spectrum for part in parts], axis=1)
     products = (shapes[:, None] * beams[None]).reshape(len(shapes) * len(beams), -1)
     mixing = (spectra[:, :, None] * matrix[:, None, :]).reshape(len(spectra), -1)
-    spectra, stamps = _fewest(mixing, products)
-    return spectra, stamps.reshape(-1, *radius.shape)
+    fewest, stamps = _fewest(mixing, products)
+    return fewest, stamps.reshape(-1, *radius.shape)
 
 
 def _fewest(mixing: NDArray, images: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ducc0
@@ -199,15 +200,15 @@ def _on_device(
     size, npix, nchan = transfer.size, transfer.field, transfer.nchan
     half = size // 2 + 1
     shapes, mixing = _shapes(parts, transfer, put), put(_mixing(parts))
-    planes = put(transfer.planes)
-    matrix = None if transfer.interpolation is None else put(transfer.interpolation.astype(np.float32))
+    planes, matrix = _device_transfer(transfer, device)
     out = torch.zeros((nchan, npix, npix), dtype=torch.float32, device=device)
+    drawn = None
     if rng is not None and noise is not None:
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-        deviates = torch.randn((len(noise.cells), 2), generator=generator, device=device)
-        deviates *= put(noise.amplitude * np.repeat(sigma, np.diff(noise.start)))[:, None]
-        deviates = torch.view_as_complex(deviates)
-        cells = put(noise.cells)
+        cells, amplitude, each = _device_noise(noise, device)
+        deviates = torch.randn((len(cells), 2), generator=generator, device=device)
+        deviates *= (amplitude * torch.repeat_interleave(put(sigma.copy()), each))[:, None]
+        drawn = noise, cells, torch.view_as_complex(deviates)
         if white:
             out.normal_(0.0, float(white), generator=generator)
     for chunk in _chunks(nchan, CHUNK_DEVICE):
@@ -217,14 +218,39 @@ def _on_device(
             flat = mixing[chunk] @ torch.view_as_real(shapes).reshape(len(shapes), -1)
             mixed = planes[chunk] if matrix is None else torch.tensordot(matrix[chunk].to(planes.dtype), planes, 1)
             spectrum = torch.view_as_complex(flat.reshape(number, size, half, 2)) * mixed
-        if rng is not None and noise is not None:
-            for place, chan in enumerate(range(chunk.start, chunk.stop)):
-                part = noise.channel(chan)
-                spectrum[place].view(-1)[cells[part]] += deviates[part]
+        if drawn is not None:
+            _add_deviates(spectrum, chunk, *drawn)
         # Rows first: of their transforms only the first half is needed.
         rows = torch.fft.ifft(spectrum, dim=1)[:, :npix]
         out[chunk] += torch.fft.irfft(rows, n=size, dim=2)[..., :npix]
     return out
+
+
+def _add_deviates(spectrum: Any, chunk: slice, noise: UvNoise, cells: Any, deviates: Any) -> None:
+    """Put the noise of some channels into their cells of the uv plane (tensors)."""
+    for place, chan in enumerate(range(chunk.start, chunk.stop)):
+        part = noise.channel(chan)
+        spectrum[place].view(-1)[cells[part]] += deviates[part]
+
+
+@lru_cache(maxsize=1)
+def _device_transfer(transfer: Transfer, device: str) -> tuple[Any, Any]:
+    """Planes and interpolation (or None) on a device; remembered, as many fields share a geometry."""
+    import torch
+
+    matrix = transfer.interpolation
+    return torch.as_tensor(transfer.planes, device=device), (
+        None if matrix is None else torch.as_tensor(matrix.astype(np.float32), device=device)
+    )
+
+
+@lru_cache(maxsize=1)
+def _device_noise(noise: UvNoise, device: str) -> tuple[Any, Any, Any]:
+    """Cells, amplitudes and their number in each channel, on a device."""
+    import torch
+
+    arrays = (noise.cells, noise.amplitude, np.diff(noise.start))
+    return tuple(torch.as_tensor(array, device=device) for array in arrays)
 
 
 def _torch(device: str) -> Any:

@@ -92,10 +92,9 @@ class UvNoise:
     def power(self, chan: int) -> NDArray[np.float64]:
         """(size, size // 2 + 1) power of the noise of a channel, its mean over the whole plane 1."""
         half = self.size // 2 + 1
-        plane = np.zeros(self.size * half)
+        plane = np.zeros((self.size, half))
         part = self.channel(chan)
-        plane[self.cells[part]] = 2.0 * self.amplitude[part].astype(float) ** 2 / self.size**2
-        plane = plane.reshape(self.size, half)
+        plane.reshape(-1)[self.cells[part]] = 2.0 * self.amplitude[part].astype(float) ** 2 / self.size**2
         plane[:, 0] *= 0.5
         return plane
 

@@ -1,27 +1,20 @@
-"""Whole cubes of the fast simulator: planted sources, fields, truth, files."""
+"""Whole cubes of the fast simulator: planted sources, fields, truth."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("casadata")
 
-from astropy.io import fits
-from astropy.table import Table
-from astropy.wcs import WCS
 
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
-from casa_deepfocus.errors import ParameterError, ProductError
-from sim import __main__ as command
+from casa_deepfocus.errors import ParameterError
 from sim import presets
 from sim.cube import field_of, simulate, simulate_cube
-from sim.dataset import generate
-from sim.fits import write_cube
 from sim.response import Coverage, Grid, response
 from sim.sky import Source
 from sim.truth import truth_table
@@ -140,42 +133,8 @@ def test_sources_at_the_edge_of_field_and_beam() -> None:
     assert peaks[0] == pytest.approx(peaks[1], rel=0.02)
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_refusals() -> None:
     with pytest.raises(ParameterError, match="Defects.outside"):
         simulate_cube([replace(BRIGHT, x=200.0)], COVERAGE, GRID, 0.0, None)
     with pytest.raises(ParameterError, match="never above 20 deg"):
         simulate_cube([BRIGHT], replace(COVERAGE, dec=70.0), GRID, 0.0, None)
-    (tmp_path / "truth.ecsv").touch()
-    with pytest.raises(ProductError, match="truth.ecsv"):
-        generate("paper", 1, 1, tmp_path)
-    assert command.main(["generate", "--preset", "nothing", "--out", str(tmp_path / "new")]) == 1
-
-
-def test_generated_files(tmp_path: Path) -> None:
-    cube = simulate_cube([BRIGHT], COVERAGE, GRID, 1e-3, np.random.default_rng(1))
-    write_cube(cube, tmp_path / "field")
-    with fits.open(tmp_path / "field" / "dirty.fits") as units:
-        np.testing.assert_array_equal(units[0].data, cube.data)
-        header, beams = units[0].header, units["BEAMS"].data
-    assert header["BUNIT"] == "Jy/beam"
-    assert header["SPECSYS"] == "LSRK"
-    assert header["CRVAL3"] + 5 * header["CDELT3"] == pytest.approx(cube.freq[5])
-    np.testing.assert_allclose(beams["BMAJ"], cube.beams[:, 0], rtol=1e-6)
-    psf = fits.getheader(tmp_path / "field" / "psf.fits")
-    # The PSF's centre is the phase centre, like the cube's.
-    ra, dec = WCS(psf).celestial.wcs_pix2world([[96, 96]], 0)[0]
-    assert (ra, dec) == pytest.approx(tuple(cube.wcs.wcs.crval))
-    with pytest.raises(ProductError, match="exists"):
-        write_cube(cube, tmp_path / "field")
-
-
-def test_generate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = tmp_path / "small.yaml"
-    recipe.write_text("base: alma\nimage: {npix: 64, channels: 16}\nobservation: {duration: 10, hour_angle: 0}\n")
-    arguments = ["generate", "--preset", str(recipe), "--n", "2", "--seed", "3", "--out", str(tmp_path / "set")]
-    assert command.main(arguments) == 0
-    assert "2 cubes made" in capsys.readouterr().out
-    table = Table.read(tmp_path / "set" / "truth.ecsv")
-    assert set(table["field"]) <= {0, 1}
-    assert {"snr", "beam_maj", "chan1"} <= set(table.colnames)
-    assert (tmp_path / "set" / "00001" / "psf.fits").is_file()

@@ -164,6 +164,13 @@ def test_what_cannot_be_observed(change: dict, message: str) -> None:
         response(replace(COVERAGE, **change), GRID)
 
 
+@pytest.mark.parametrize("change", [{"npix": 97}, {"npix": 0}, {"cell": 0.0}, {"nchan": 0}, {"freq0": -1.0}])
+def test_grids_that_cannot_be(change: dict) -> None:
+    (name, value), *_ = change.items()
+    with pytest.raises(ParameterError, match=f"{name}={value}: not"):
+        COVERAGE.check(replace(GRID, **change))
+
+
 def test_pixels_too_large() -> None:
     beam = COVERAGE.beam_arcsec(230e9)
     COVERAGE.check(replace(GRID, cell=0.4 * beam))
