@@ -52,9 +52,11 @@ def cube_header(cube: Cube, shape: tuple[int, int], bunit: str) -> fits.Header:
     header["WCSAXES"] = 3
     for axis, mine, ours in ((1, shape[1], cube.shape[1]), (2, shape[0], cube.shape[0])):
         header[f"CRPIX{axis}"] += mine // 2 - ours // 2
+    # One channel has no width that a cube knows, but a header with a step of zero cannot be read.
+    step = cube.chan_width or float(cube.freq[0])
     cards = {
         "CTYPE3": "FREQ", "CUNIT3": "Hz", "CRPIX3": 1.0, "CRVAL3": float(cube.freq[0]),
-        "CDELT3": cube.chan_width, "SPECSYS": CASA_FRAMES.get(cube.frame, cube.frame), "RESTFRQ": float(cube.restfreq),
+        "CDELT3": step, "SPECSYS": CASA_FRAMES.get(cube.frame, cube.frame), "RESTFRQ": float(cube.restfreq),
         "BUNIT": bunit,
     }  # fmt: skip
     if cube.frame in FRAME_CODES:

@@ -133,7 +133,7 @@ def test_files(background: Cube, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.isnan(new.data), np.isnan(background.data))
 
 
-def test_real_alma_data(repository: Path) -> None:
+def test_real_alma_data(repository: Path, tmp_path: Path) -> None:
     default = repository.parent / "shared" / "realdata"
     folder = Path(os.environ.get("CASA_DEEPFOCUS_REALDATA", default)) / "pisco_alma"
     if not folder.is_dir():
@@ -145,6 +145,9 @@ def test_real_alma_data(repository: Path) -> None:
     truth = injected_truth(cube, [source])
     assert 3.0 < truth["snr"][0] < 30.0
     assert 0.0 < truth.meta["injection_error"] < 4e-5
+    # The new image can be written and read again.
+    write_cube(new, tmp_path / "new")
+    np.testing.assert_array_equal(read_cube(tmp_path / "new").data, new.data)
     added = new.data[0] - cube.data[0]
     y, x = np.unravel_index(np.nanargmax(added), added.shape)
     assert np.hypot(x - 90.4, y - 160.7) < 1.0
