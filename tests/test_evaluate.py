@@ -14,7 +14,7 @@ from astropy.table import Table
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import DataError, ParameterError, ProductError
 from training import evaluate, report, score
-from training.store import FieldResult, Joiner, Store, encode, join
+from training.store import FieldResult, Joiner, Store, encode
 from training.tables import read_table
 
 BEAMS = (0.4, 0.8)
@@ -207,7 +207,9 @@ def test_lines_of_the_store_keep_every_digit():
         assert again[name].dtype == truth[name].dtype == empty[name].dtype
     assert str(again["x"].unit) == "pix"
     assert again.meta == truth.meta
-    both = join([again, Table({"x": [1.0], "name": ["a long name indeed"], "n": [3]}, meta={"cell": 0.1, "nx": 1})])
+    other = Table({"x": [1.0], "name": ["a long name indeed"], "n": [3]}, meta={"cell": 0.1, "nx": 1})
+    whole.add(json.loads(encode(FieldResult(8, False, other, other, 1.0)))["truth"])
+    both = whole.table()
     assert both["n"].tolist() == [-1, -1, -1, 3]
     assert (both["name"][-1], both.meta) == ("a long name indeed", {"cell": 0.1})
     assert np.isnan(both["y"][-1])

@@ -19,7 +19,7 @@ from benchmarks.peers.field import WINDOW, write_field
 from benchmarks.peers.finders import Finder, Places
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, shape_to_covariance
-from casa_deepfocus.errors import ParameterError
+from casa_deepfocus.errors import ParameterError, ProductError
 
 NPIX, NCHAN, CELL, BEAM = 64, 48, 0.1, 0.6
 LINE = {"x": 40.0, "y": 25.0, "chan": 20.0, "width": 6.0, "peak": 0.02}
@@ -181,6 +181,8 @@ def test_a_field_on_which_a_finder_fails_is_in_none_of_its_scores():
     peer = compare.compare("paper", 2, 7, [failing], Places(), simulate=simulate)[0]
     assert peer.failed == {1: "no beam"}
     assert peer.as_dict()["n_sources"] == 1
+    with pytest.raises(process.PeerError, match="planted: no field.*no beam"):
+        compare.compare("paper", 1, 8, [failing], Places(), simulate=simulate)
 
 
 def test_tuning_marks_the_best_candidate():
@@ -203,13 +205,18 @@ def test_what_is_not_there_is_said(monkeypatch, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "not run: absent: build it" in out
     assert "planted" in out
-    assert len(Table.read(tmp_path / "out" / "planted.ecsv")) == 3
-    assert peers.run(parser.parse_args([*words, "--json"])) == 0
+    assert len(Table.read(tmp_path / "out" / "planted" / "catalogue.ecsv")) == 3
+    with pytest.raises(ProductError, match="--resume"):
+        peers.run(parser.parse_args(words))
+    monkeypatch.setattr(compare, "write_field", lambda *_: pytest.fail("the field is there"))
+    assert peers.run(parser.parse_args([*words, "--resume", "--json"])) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["missing"] == {"absent": "build it"}
     assert printed["planted"]["physical"]["recall"] == 1.0
     with pytest.raises(ParameterError, match="--finders='nobody'"):
         peers.run(parser.parse_args(["--finders", "nobody"]))
+    with pytest.raises(ParameterError, match="--out"):
+        peers.run(parser.parse_args(["--resume"]))
     with pytest.raises(ParameterError, match="--n=0"):
         peers.run(parser.parse_args(["--n", "0"]))
 

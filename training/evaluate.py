@@ -29,7 +29,7 @@ from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
 from training.bootstrap import poisson_upper, score_errors
 from training.ideal import Ideal, false_alarms_per_cube, ideal_filter
 from training.score import Score, plain, score_tables
-from training.store import FieldResult, Joiner, Store
+from training.store import FieldResult, Store, collect
 
 Simulate = Callable[[str, int, int, bool], tuple[Cube, Table]]
 """(preset, seed, index, empty) -> cube and truth of one field."""
@@ -158,6 +158,11 @@ def run_field(simulate: Simulate, search: Search, job: Job) -> FieldResult:
         seconds = time.perf_counter() - start
     except Exception as error:
         return FieldResult(index, empty, None, None, 0.0, f"{type(error).__name__}: {error}")
+    return FieldResult(index, empty, *label(index, truth, found), seconds)
+
+
+def label(index: int, truth: Table, found: Table) -> tuple[Table, Table]:
+    """Copies with the column `field`; the truth also with its geometry, which differs between fields."""
     truth, found = truth.copy(), found.copy()
     for key in FIELD_META:
         value = truth.meta.get(key, found.meta.get(key))
@@ -165,7 +170,7 @@ def run_field(simulate: Simulate, search: Search, job: Job) -> FieldResult:
             truth[key] = np.full(len(truth), value)
     for table in (truth, found):
         table["field"] = np.full(len(table), index, dtype=np.int64)
-    return FieldResult(index, empty, truth, found, seconds)
+    return truth, found
 
 
 def _results(jobs: list[Job], simulate: Simulate, search: Search, workers: int) -> Iterator[FieldResult]:
@@ -234,53 +239,28 @@ def evaluate(
     for result in _results(jobs, simulate, search, min(workers, len(jobs))):
         store.add(result)
         progress(result, len(jobs))
-    return collect(store, wanted, preset, seed, mode)
+    return rate_fields(store, wanted, preset, seed, mode)
 
 
-def collect(store: Store, wanted: dict[int, bool], preset: str, seed: int, mode: str) -> Evaluation:
+def rate_fields(store: Store, wanted: dict[int, bool], preset: str, seed: int, mode: str) -> Evaluation:
     """Score what a store holds of the fields `wanted` (number -> without sources)."""
-    # A field that failed may stand there again, from a later run.
-    failed: dict[int, str] = {}
-    places = {}
-    for number, record in enumerate(store.records()):
-        if record["field"] in wanted and "error" in record:
-            failed[record["field"]] = record["error"]
-        elif record["field"] in wanted:
-            places[number] = record["field"]
-    failed = {field: failed[field] for field in sorted(failed.keys() - set(places.values()))}
-    if not places:
-        raise DataError(f"no field could be searched; field {next(iter(failed))}: {next(iter(failed.values()))}")
-    truths, catalogues, seconds, sky, barren = Joiner(), Joiner(), [], [], 0
-    for number, record in enumerate(store.records()):
-        if number in places:
-            size = truths.add(record["truth"])
-            catalogues.add(record["catalogue"])
-            seconds.append(record["seconds"])
-            barren += size == 0
-            if size:
-                sky.append(record["field"])
-    truth, found = (_sorted(table.table()) for table in (truths, catalogues))
-    truth.meta |= {"empty_fields": barren, "preset": preset, "seed": seed}
-    score = score_tables(truth, found, mode=mode, empty_fields=barren)
-    alarms = score.empty["false_alarms"] if barren else len(score.matching.false_positives)
-    rate = false_alarms_per_cube(alarms, barren or len(places))
+    got = collect(store, wanted)
+    got.truth.meta |= {"empty_fields": got.n_empty, "preset": preset, "seed": seed}
+    score = score_tables(got.truth, got.catalogue, mode=mode, empty_fields=got.n_empty)
+    alarms = score.empty["false_alarms"] if got.n_empty else len(score.matching.false_positives)
+    rate = false_alarms_per_cube(alarms, got.n_empty or got.n_fields)
     return Evaluation(
         preset=preset,
         seed=seed,
         n_fields=sum(not value for value in wanted.values()),
-        truth=truth,
-        catalogue=found,
+        truth=got.truth,
+        catalogue=got.catalogue,
         score=score,
-        errors=score_errors(score, sky),
-        ideal=ideal_filter(score.truth, *_volume(truth), rate),
-        seconds=float(np.mean(seconds)),
-        failed=failed,
+        errors=score_errors(score, got.fields),
+        ideal=ideal_filter(score.truth, *_volume(got.truth), rate),
+        seconds=got.seconds,
+        failed=got.failed,
     )
-
-
-def _sorted(table: Table) -> Table:
-    # Fields arrive in the order of their ends.
-    return table[np.argsort(table["field"], kind="stable")]
 
 
 def _volume(truth: Table) -> tuple[np.ndarray, np.ndarray]:

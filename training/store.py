@@ -7,15 +7,16 @@ that was cut off is dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
+from numpy.typing import NDArray
 
-from casa_deepfocus.errors import ParameterError, ProductError
+from casa_deepfocus.errors import DataError, ParameterError, ProductError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class FieldResult:
     truth, catalogue : astropy Table; None when the field failed
     seconds : float, of the search
     error : str, why the field failed; '' when it did not
+    memory : float [MiB], peak of the search; NaN when not measured
     """
 
     field: int
@@ -37,6 +39,7 @@ class FieldResult:
     catalogue: Table | None
     seconds: float
     error: str = ""
+    memory: float = float("nan")
 
 
 def encode(result: FieldResult) -> str:
@@ -44,6 +47,8 @@ def encode(result: FieldResult) -> str:
     record: dict[str, Any] = {"field": result.field, "empty": result.empty, "seconds": result.seconds}
     if result.error:
         record["error"] = result.error
+    if result.memory == result.memory:
+        record["memory"] = result.memory
     for name in ("truth", "catalogue"):
         table = getattr(result, name)
         if table is not None:
@@ -127,6 +132,75 @@ class Store:
         return {record["field"] for record in self.records() if "error" not in record}
 
 
+@dataclass(frozen=True)
+class Collected:
+    """What a store holds of the fields asked for.
+
+    Attributes
+    ----------
+    truth, catalogue : astropy Table, of all fields, in their order
+    fields : (k,) int64, those with sources
+    n_fields, n_empty : int, searched, and of those without sources
+    seconds : float, mean
+    memory : float [MiB], highest; NaN when not measured
+    failed : dict, field -> why
+    """
+
+    truth: Table
+    catalogue: Table
+    fields: NDArray[np.int64]
+    n_fields: int
+    n_empty: int
+    seconds: float
+    memory: float
+    failed: dict[int, str]
+
+
+def collect(store: Store, wanted: Container[int]) -> Collected:
+    """Join the fields `wanted` of a store.
+
+    Raises
+    ------
+    DataError
+        When none of them could be searched.
+    """
+    # A field that failed may stand there again, from a later run.
+    failed: dict[int, str] = {}
+    places = {}
+    for number, record in enumerate(store.records()):
+        if record["field"] in wanted and "error" in record:
+            failed[record["field"]] = record["error"]
+        elif record["field"] in wanted:
+            places[number] = record["field"]
+    failed = {field: failed[field] for field in sorted(failed.keys() - set(places.values()))}
+    if not places:
+        why = f"; field {next(iter(failed))}: {next(iter(failed.values()))}" if failed else ""
+        raise DataError(f"no field could be searched{why}")
+    truths, catalogues, fields, seconds, memory = Joiner(), Joiner(), [], [], []
+    for number, record in enumerate(store.records()):
+        if number in places:
+            if truths.add(record["truth"]):
+                fields.append(record["field"])
+            catalogues.add(record["catalogue"])
+            seconds.append(record["seconds"])
+            memory.append(record.get("memory", np.nan))
+    return Collected(
+        truth=_sorted(truths.table()),
+        catalogue=_sorted(catalogues.table()),
+        fields=np.sort(np.array(fields, dtype=np.int64)),
+        n_fields=len(places),
+        n_empty=len(places) - len(fields),
+        seconds=float(np.mean(seconds)),
+        memory=float(np.max(memory)),
+        failed=failed,
+    )
+
+
+def _sorted(table: Table) -> Table:
+    # Fields arrive in the order of their ends.
+    return table[np.argsort(table["field"], kind="stable")]
+
+
 class Joiner:
     """One table of many, column by column, so that 1000 fields take no more memory than their numbers.
 
@@ -168,11 +242,3 @@ class Joiner:
 
 def _filler(kind: np.dtype) -> Any:
     return "" if kind.kind in "US" else np.nan if kind.kind == "f" else False if kind.kind == "b" else -1
-
-
-def join(tables: Iterable[Table]) -> Table:
-    """One table of many (`Joiner`)."""
-    whole = Joiner()
-    for table in tables:
-        whole.add(_encode_table(table))
-    return whole.table()

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from tqdm import tqdm
 from benchmarks.peers.field import write_field
 from benchmarks.peers.finders import FINDERS, Finder, Places, finder_named
 from benchmarks.peers.process import Cost, PeerError
-from casa_deepfocus.errors import ParameterError, ProductError
-from training.evaluate import FIELD_META, FIRST_EMPTY, simulate_field
+from casa_deepfocus.errors import DataError, ParameterError, ProductError
+from training.evaluate import FIRST_EMPTY, label, simulate_field
 from training.score import Score, plain, score_tables
-from training.store import join
+from training.store import FieldResult, Store, collect
 
 Simulate = Callable[[str, int, int, bool], tuple[Any, Table]]
 
@@ -66,6 +66,7 @@ def compare(
     rate: float = 0.05,
     simulate: Simulate = simulate_field,
     scratch: Path | None = None,
+    stores: Mapping[str, Store] | None = None,
     progress: Callable[[str, int], None] = lambda name, index: None,
 ) -> list[Peer]:
     """Run finders on simulated fields.
@@ -78,52 +79,50 @@ def compare(
     rate : float, false positives a field at which finders are compared beside their own settings
     simulate : callable
     scratch : Path, where the fields' files go and from where they are removed; the system's when None
+    stores : for each finder's name where its fields are kept; fields that are there are not searched again
     progress : callable (finder, field)
     """
-    truths: list[Table] = []
-    kept: dict[str, list[Table]] = {finder.name: [] for finder in finders}
-    costs: dict[str, list[Cost]] = {finder.name: [] for finder in finders}
-    failed: dict[str, dict[int, str]] = {finder.name: {} for finder in finders}
-    for index in (*range(n), *range(FIRST_EMPTY, FIRST_EMPTY + empty)):
-        cube, truth = simulate(preset, seed, index, index >= FIRST_EMPTY)
-        truth = truth.copy()
-        for key in FIELD_META:
-            if key in truth.meta:
-                truth[key] = np.full(len(truth), truth.meta[key])
-        truth["field"] = np.full(len(truth), index, dtype=np.int64)
-        truths.append(truth)
+    stores = stores or {finder.name: Store(None, {}) for finder in finders}
+    done = {name: store.done() for name, store in stores.items()}
+    wanted = (*range(n), *range(FIRST_EMPTY, FIRST_EMPTY + empty))
+    for index in wanted:
+        waiting = [finder for finder in finders if index not in done[finder.name]]
+        if not waiting:
+            continue
+        barren = index >= FIRST_EMPTY
+        cube, truth = simulate(preset, seed, index, barren)
         with tempfile.TemporaryDirectory(dir=scratch, prefix="peers-") as folder:
             field = write_field(Path(folder) / "field", cube)
-            for finder in finders:
+            for finder in waiting:
                 progress(finder.name, index)
                 own = Path(folder) / finder.name
                 own.mkdir()
                 try:
                     found, cost = finder.search(field, finder.settings, places, own)
                 except PeerError as error:
-                    failed[finder.name][index] = str(error)
+                    stores[finder.name].add(FieldResult(index, barren, None, None, 0.0, str(error)))
                     continue
-                found["field"] = np.full(len(found), index, dtype=np.int64)
-                kept[finder.name].append(found)
-                costs[finder.name].append(cost)
-    return [
-        judge(finder, truths, kept[finder.name], costs[finder.name], failed[finder.name], rate) for finder in finders
-    ]
+                labelled = label(index, truth, found)
+                stores[finder.name].add(FieldResult(index, barren, *labelled, cost.seconds, memory=cost.memory))
+    return [judge(finder, stores[finder.name], wanted, rate) for finder in finders]
 
 
-def judge(
-    finder: Finder, truths: Sequence[Table], found: list[Table], costs: list[Cost], failed: dict[int, str], rate: float
-) -> Peer:
-    """Score one finder's catalogues (one a field) on the fields where it did not fail."""
-    if not found:
-        raise PeerError(f"{finder.name} failed on every field: {next(iter(failed.values()))}")
-    whole = [truth for truth in truths if not len(truth) or truth["field"][0] not in failed]
-    truth, catalogue = join(whole), join(found)
-    barren = sum(len(t) == 0 for t in whole)
-    score = score_tables(truth, catalogue, empty_fields=barren)
-    total = Cost(float(np.mean([c.seconds for c in costs])), max(c.memory for c in costs))
-    at_rate = at_false_positives(truth, catalogue, score, barren, rate * len(whole))
-    return Peer(finder.name, finder.settings, catalogue, score, total, at_rate, failed)
+def judge(finder: Finder, store: Store, wanted: Sequence[int], rate: float) -> Peer:
+    """Score one finder on the fields where it did not fail.
+
+    Raises
+    ------
+    PeerError
+        When it failed on all of them.
+    """
+    try:
+        got = collect(store, wanted)
+    except DataError as error:
+        raise PeerError(f"{finder.name}: {error}") from error
+    score = score_tables(got.truth, got.catalogue, empty_fields=got.n_empty)
+    at_rate = at_false_positives(got.truth, got.catalogue, score, got.n_empty, rate * got.n_fields)
+    cost = Cost(got.seconds, got.memory)
+    return Peer(finder.name, finder.settings, got.catalogue, score, cost, at_rate, got.failed)
 
 
 def at_false_positives(truth: Table, found: Table, score: Score, barren: int, most: float) -> dict[str, float]:
@@ -219,6 +218,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", default=getattr(given, name), metavar="PATH", help=what)
     parser.add_argument("--scratch", type=Path, help="folder for the fields' files")
     parser.add_argument("--out", default="", help="folder for the table and the catalogues")
+    parser.add_argument("--resume", action="store_true", help="go on with the fields that --out holds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -226,6 +226,8 @@ def run(args: argparse.Namespace) -> int:
     """Run what is there, print the table and what is missing; 1 when a finder failed on a field."""
     if args.n < 1:
         raise ParameterError("--n", args.n, "at least one field is needed")
+    if args.resume and not args.out:
+        raise ParameterError("--resume", True, "there is no folder to go on in", "Give --out")
     places = Places(args.python, args.sofia2, args.lineseeker, args.mf3d, args.blobcat)
     finders, missing = [], {}
     for name in dict.fromkeys(args.finders):
@@ -252,22 +254,36 @@ def run(args: argparse.Namespace) -> int:
         bar.close()
         sys.stdout.write("\n".join(lines) + "\n")
         return 0
-    peers = compare(args.preset, args.n, args.seed, finders, places, **options)
+    folder = Path(args.out) if args.out else None
+    recipe = {"preset": args.preset, "seed": args.seed}
+    stores = {
+        finder.name: Store(
+            folder and folder / finder.name,
+            {**recipe, "settings": finder.settings},
+            resume=args.resume and _begun(folder, finder),
+        )
+        for finder in finders
+    }
+    peers = compare(args.preset, args.n, args.seed, finders, places, stores=stores, **options)
     bar.close()
     table = scoreboard(peers)
-    if args.out:
-        _write(Path(args.out), table, peers, missing)
+    if folder:
+        _write(folder, table, peers, missing)
     failures = [f"{p.name} failed on field {index}: {why}" for p in peers for index, why in p.failed.items()]
-    silent = [f.name for f in finders if f.name not in {p.name for p in peers}]
     if args.json:
         sys.stdout.write(json.dumps({**{p.name: p.as_dict() for p in peers}, "missing": missing}) + "\n")
     else:
         sys.stdout.write("\n".join(table.pformat(max_lines=-1, max_width=-1)) + "\n")
         for name, reason in missing.items():
             sys.stdout.write(f"not run: {name}: {reason}\n")
-    for line in (*failures, *(f"{name} failed on every field" for name in silent)):
+    for line in failures:
         sys.stderr.write(line + "\n")
-    return 1 if failures or silent else 0
+    return 1 if failures else 0
+
+
+def _begun(folder: Path | None, finder: Finder) -> bool:
+    # A finder may join a run that others have begun.
+    return folder is not None and (folder / finder.name / "fields.jsonl").exists()
 
 
 def _write(folder: Path, table: Table, peers: Sequence[Peer], missing: dict[str, str]) -> None:
@@ -276,7 +292,7 @@ def _write(folder: Path, table: Table, peers: Sequence[Peer], missing: dict[str,
         table.meta["missing"] = missing
         table.write(folder / "peers.ecsv", overwrite=True)
         for peer in peers:
-            peer.catalogue.write(folder / f"{peer.name}.ecsv", overwrite=True)
+            peer.catalogue.write(folder / peer.name / "catalogue.ecsv", overwrite=True)
         text = json.dumps({peer.name: peer.as_dict() for peer in peers}, indent=1)
         (folder / "peers.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
