@@ -203,11 +203,12 @@ def chebyshev(freq: NDArray[np.float64], number: int) -> tuple[NDArray[np.float6
 
 
 def beam_nodes(grid: Grid, diameter: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes in frequency [Hz] that carry the primary beam to 1e-6, and their interpolation (nchan, nnode)."""
+    """Nodes in frequency [Hz] that carry the primary beam to 1e-5, and their interpolation (nchan, nnode)."""
     freq = grid.freq()
     corner = np.sqrt(0.5) * grid.npix * grid.cell * ARCSEC
     change = np.pi * diameter * 0.5 * abs(freq[-1] - freq[0]) / arrays.C_MS * corner
-    return chebyshev(freq, int(np.ceil(2.0 * change)) + 3)
+    # The term of the blockage, small but quick, has some ten times the argument.
+    return chebyshev(freq, int(np.ceil(10.0 * change)) + 3)
 
 
 def compute_response(uvw: NDArray, diameter: float, grid: Grid, robust: float | None = None) -> Response:

@@ -15,7 +15,7 @@ from sim import arrays
 from sim.beams import airy
 from sim.coverage import ARCSEC, Coverage, Grid
 from sim.cube import nominal_transfer
-from sim.response import compute_response, direct_image, matched_filter_snr, response, sampling
+from sim.response import beam_nodes, compute_response, direct_image, matched_filter_snr, response, sampling
 from sim.sky import Source
 from sim.stamps import source_stamps
 from sim.synthesis import synthesize
@@ -132,6 +132,17 @@ def test_primary_beam_half_power() -> None:
     for diameter, width in ((25.0, 42.953), (7.0, 172.952)):
         half = airy(np.array([0.5 * width * 60.0 * ARCSEC]), 1e9, diameter)[0]
         assert half == pytest.approx(0.5, abs=5e-4)
+
+
+def test_nodes_carry_the_primary_beam_over_any_band() -> None:
+    alma, vla = Grid(256, 0.4, 256, 84e9, 32e6), Grid(256, 8.0, 64, 1e9, 16e6)
+    for grid, diameter in ((Grid(), 12.0), (alma, 12.0), (vla, 25.0)):
+        freqs, matrix = beam_nodes(grid, diameter)
+        radius = np.linspace(0.0, 0.7 * grid.npix * grid.cell * ARCSEC, 200)
+        exact = np.stack([airy(radius, freq, diameter) for freq in grid.freq()])
+        assert np.ptp(exact, axis=0).max() > 2e-3 and len(freqs) < 20
+        nodes = np.stack([airy(radius, freq, diameter) for freq in freqs])
+        np.testing.assert_allclose(matrix @ nodes, exact, atol=1e-5)
 
 
 def test_flagged_antennas_have_no_baselines() -> None:
