@@ -1,11 +1,11 @@
-"""``python -m benchmarks speed|psf|noise|bounds|fidelity|peers``, from the root of the repository."""
+"""``python -m benchmarks speed|psf|noise|bounds|fidelity|throughput|peers``, from the root of the repository."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import bounds, fidelity, noise, peers, psf, speed
+from benchmarks import bounds, fidelity, noise, peers, psf, speed, throughput
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -19,6 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("noise", noise, "peaks of noise found in empty fields, beside the law for them"),
         ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
         ("fidelity", fidelity, "the fast simulator beside CASA: images and noise"),
+        ("throughput", throughput, "cubes an hour of CASA and of the fast simulator, side by side"),
         ("peers", peers, "other source finders on the same simulated cubes"),
     ):
         command = commands.add_parser(name, help=text)

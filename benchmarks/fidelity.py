@@ -38,7 +38,8 @@ PLACES = (
 """Sources, as fractions of the field: its middle, its corners and edges (PB of 0.3 and less), and between."""
 
 SIZES_PIXEL = ((6.0, 4.0), (0.0, 0.0), (3.0, 2.0), (8.0, 5.0), (5.0, 5.0), (2.0, 1.0))
-ANNULI = 12
+
+RINGS = 12
 """Rings of the uv plane, out to the longest baseline, in which the noise's power is compared."""
 
 
@@ -103,19 +104,19 @@ def noise_statistics(casa: NDArray, fast: NDArray, sigma: float, coverage: Cover
 
 
 def ring_power(
-    data: NDArray, coverage: Coverage, grid: Grid
+    data: NDArray, coverage: Coverage, grid: Grid, rings: int = RINGS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean power of channels in rings of the sampled uv plane: (ANNULI,), and its relative error from their scatter."""
+    """Mean power of channels in rings of the sampled uv plane: (rings,), and its relative error from their scatter."""
     taper = np.hanning(grid.npix + 1)[:-1]
     radius = np.hypot(np.fft.fftfreq(grid.npix)[:, None], np.fft.rfftfreq(grid.npix)[None, :])
     uvw = coverage.uvw()
     longest = np.hypot(uvw[:, 0], uvw[:, 1]).max() * grid.freq().mean() / C_MS * grid.cell * ARCSEC
-    ring = np.minimum((radius / longest * ANNULI).astype(int), ANNULI).ravel()
+    ring = np.minimum((radius / longest * rings).astype(int), rings).ravel()
     number = np.bincount(ring)
     powers = []
     for plane in data:
         power = np.abs(np.fft.rfft2(plane * taper[:, None] * taper)) ** 2
-        powers.append((np.bincount(ring, weights=power.ravel()) / number)[:ANNULI])
+        powers.append((np.bincount(ring, weights=power.ravel()) / number)[:rings])
     mean = np.mean(powers, axis=0)
     return mean, np.std(powers, axis=0) / np.sqrt(len(powers)) / mean
 

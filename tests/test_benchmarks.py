@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as main
-from benchmarks import noise, psf, speed
+from benchmarks import fidelity, noise, psf, speed, throughput
+from casa_deepfocus.errors import ParameterError
+from sim.coverage import Coverage, Grid
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,62 @@ def test_peaks_of_noise_are_counted_beside_their_law():
     assert first["level"] == 4.0
     assert first["found"] == pytest.approx(first["expected"], rel=0.6)
     assert [row["found"] for row in result["line"]] == sorted((row["found"] for row in result["line"]), reverse=True)
+
+
+SMALL_PRESET = """
+base: alma
+observation: {array: alma.cycle9.2, declination: -30, hour_angle: 0, duration: 20, integration: 300}
+image: {frequency: 230, channels: 24, channel_velocity: 10, pixels_per_beam: 5, npix: 64, robust: natural}
+lines: {fwhm: {uniform: [2, 5]}}
+"""
+
+
+def _cubes(seed, first, number):
+    return {"number": number, "seconds": 0.5, "memory": float(first), "geometry": 0.25}
+
+
+def test_throughput_counts_the_cubes_of_all_workers(tmp_path, monkeypatch):
+    pytest.importorskip("casadata")
+    result = throughput.side_by_side(_cubes, 2, 7, 3)
+    assert (result["workers"], result["cubes"]) == (2, 6)
+    assert result["cubes_per_hour"] == pytest.approx(2 * 3 / 0.5 * 3600)
+    # The second worker begins with cube 3.
+    assert (result["memory"], result["geometry"]) == (3.0, 0.25)
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL_PRESET, encoding="utf-8")
+    monkeypatch.setattr(throughput, "PRESET", str(path))
+    row = throughput.fast_cubes(7, 0, 2, None)
+    assert row["number"] == 2
+    assert 0.0 < row["seconds"] < 30.0
+    assert row["memory"] > 0.01
+
+
+def test_without_a_gpu_throughput_says_so(monkeypatch):
+    def measured(work, workers, seed, number, device=None):
+        if device is not None:
+            raise ParameterError("device", device, "not here")
+        return {"workers": workers, "cubes": 1, "cubes_per_hour": 1.0, "seconds_per_cube": 1.0,
+                "geometry": 0.0, "memory": 1.0}  # fmt: skip
+
+    monkeypatch.setattr(throughput, "side_by_side", measured)
+    for name in throughput.THREADS:
+        monkeypatch.setenv(name, "1")
+    said = []
+    rows = throughput.measure(1, 0, 2, "cuda", 7, said.append)
+    assert len(rows) == 1
+    assert "no GPU" in said
+    assert main.main(["throughput", "--n", "0"]) == 1
+
+
+@pytest.mark.casa
+def test_fidelity_of_a_small_field(monkeypatch):
+    pytest.importorskip("casatasks")
+    size = (Coverage(duration=600.0, integration=60.0), Grid(npix=64, cell=0.2, nchan=4))
+    monkeypatch.setitem(fidelity.SIZES, "small", size)
+    monkeypatch.setattr(fidelity, "WEIGHTINGS", (None,))
+    result = fidelity.measure("small", seed=7)
+    assert [row["chan"] for row in result["rows"]] == [0, 2, 3]
+    assert all(0.0 < row["rms"] < 2e-4 and row["maximum"] < 1e-3 for row in result["rows"])
+    assert result["noise"]["natural"]["casa"]["rms"] == pytest.approx(1.0, abs=0.1)
+    assert len(result["noise"]["natural"]["power_ratio"]) == fidelity.RINGS
+    assert any("natural" in text for text in fidelity.lines(result))
