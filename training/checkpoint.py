@@ -41,8 +41,9 @@ def load_network(folder: Path, device: str = "cpu") -> tuple[nn.Module, dict[str
     network = build(state["config"]["network"], state["config"]["preset"])
     network.load_state_dict(averaged_weights(checkpoint))
     facts = {**state["config"], "steps": checkpoint["global_step"], "minutes": round(state["elapsed"] / 60.0, 1)}
-    start = Path(facts["start"]) / facts["network"]
-    if facts["start"] and (start / CHECKPOINT).exists():
+    # Runs of before the second stage know no `start`.
+    start = Path(facts.get("start", "")) / facts["network"]
+    if facts.get("start") and (start / CHECKPOINT).exists():
         # What went before, as this run alone did not make the network.
         first = read_checkpoint(start)
         facts["before"] = {"steps": first["global_step"], "minutes": round(first["deepfocus"]["elapsed"] / 60.0, 1)}
