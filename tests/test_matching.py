@@ -127,6 +127,29 @@ def test_in_continuum_mode_a_line_only_source_is_neither_found_nor_false():
     assert counts(result)[1:3] == (0, 0)
 
 
+def test_a_source_of_several_lines_is_found_at_any_of_them_and_its_other_lines_are_real():
+    truth = sources([50.0, 90.0], [50.0, 50.0], [30.0, 64.0], further=[[[100.0, 8.0]], [[np.nan, np.nan]]])
+    found = sources([50.5, 50.0, 90.0], [50.0] * 3, [100.0, 30.0, 64.0])
+    both = match_physical(truth, found)
+    assert both.pairs.tolist() == [[0, 1], [1, 2]]
+    assert (both.tolerated.tolist(), both.false_positives.tolist(), both.at_further.any()) == ([0], [], False)
+    # The further line alone: found, but nothing is measured from it.
+    one = match_physical(truth, sources([50.0, 50.0], [50.0, 50.0], [101.0, 102.0]))
+    assert len(one.pairs) == 1
+    assert (one.at_further.tolist(), one.main_pairs.tolist()) == ([True], [])
+    # The same line twice is a duplicate, a channel without a line a false one.
+    assert len(one.duplicates) == 1
+    astray = match_physical(truth, sources([50.0, 50.0], [50.0, 50.0], [30.0, 64.0]))
+    assert (len(astray.pairs), len(astray.false_positives), len(astray.tolerated)) == (1, 1, 0)
+    assert summarise(truth, found, both.main_pairs)["chan"]["n"] == 2
+
+
+def test_absorption_is_counted():
+    truth = sources([50.0, 90.0], [50.0, 50.0], [30.0, 64.0], line_flux=[-1.0, 1.0], continuum=1.0)
+    score = score_physical(truth, truth, match_physical(truth, truth.take(np.array([1]))))
+    assert score["absorption"] == {"n": 1, "found": 0}
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ParameterError, match="mode='lines'"):
         match_physical(sources([1.0], [1.0]), sources([1.0], [1.0]), "lines")

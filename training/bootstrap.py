@@ -158,7 +158,7 @@ def _deepfocus(score: Score, sample: Bootstrap) -> dict[str, float]:
 
 def _residuals(score: Score, sample: Bootstrap, table: dict[str, Any], min_snr: float | None) -> dict[str, Any]:
     truth, found = score.truth, score.found
-    pairs = judged(truth, score.matching.pairs, *(() if min_snr is None else (min_snr,)))
+    pairs = judged(truth, score.matching.main_pairs, *(() if min_snr is None else (min_snr,)))
     out = {}
     for name in PARAMETERS:
         rest = residuals(truth, found, pairs, name)

@@ -71,7 +71,7 @@ def figure16(result: Evaluation) -> tuple[Figure, Table]:
 
 def figure20(result: Evaluation) -> tuple[Figure, Table]:
     """True against found values and residuals of every matched source."""
-    score, pairs = result.score, result.score.matching.pairs
+    score, pairs = result.score, result.score.matching.main_pairs
     table = Table({"field": score.truth.field[pairs[:, 0]], "snr": score.truth.snr[pairs[:, 0]]})
     figure = Figure(figsize=(16, 9), layout="constrained")
     axes = figure.subplots(3, 6)
@@ -105,7 +105,7 @@ def _histogram(axes: Axes, values: NDArray, name: str) -> None:
 
 def figure21(result: Evaluation) -> tuple[Figure, Table]:
     """Relative error of the line flux against SNR, its scatter in the paper's sections, and the bound."""
-    rest = residuals(result.score.truth, result.score.found, result.score.matching.pairs, "line_flux")
+    rest = residuals(result.score.truth, result.score.found, result.score.matching.main_pairs, "line_flux")
     snr = result.score.truth.snr[rest.pairs[:, 0]]
     table = Table({"snr": snr, "relative_error": rest.value, "bound": rest.bound})
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -128,7 +128,7 @@ def figure21(result: Evaluation) -> tuple[Figure, Table]:
 
 def figure22(result: Evaluation) -> tuple[Figure, Table]:
     """Error of the position angle against the axis ratio; round sources and the faintest quarter stand out."""
-    truth, found, pairs = result.score.truth, result.score.found, result.score.matching.pairs
+    truth, found, pairs = result.score.truth, result.score.found, result.score.matching.main_pairs
     value = np.abs((found.pa[pairs[:, 1]] - truth.pa[pairs[:, 0]] + 90.0) % 180.0 - 90.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = truth.fwhm_maj[pairs[:, 0]] / truth.fwhm_min[pairs[:, 0]]

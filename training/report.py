@@ -79,7 +79,7 @@ def table5(result: Evaluation) -> Table:
 def everything(result: Evaluation, name: str) -> np.ndarray:
     """Residuals of one parameter of Table 5 for every matched source; `peak` in mJy/beam."""
     score = result.score
-    pairs = score.matching.pairs
+    pairs = score.matching.main_pairs
     if name == "peak":
         values = 1e3 * (score.found.peak[pairs[:, 1]] - score.truth.peak[pairs[:, 0]])
         return values[np.isfinite(values)]
@@ -94,7 +94,7 @@ def fractions(result: Evaluation) -> Table:
     """Fractions of sources within a relative error (paper section 5.2), of every matched source."""
     rows = []
     for name, limit, share in paper.FRACTIONS:
-        rest = residuals(result.score.truth, result.score.found, result.score.matching.pairs, name)
+        rest = residuals(result.score.truth, result.score.found, result.score.matching.main_pairs, name)
         value = np.abs(rest.value)
         if name == "pa":
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -115,9 +115,9 @@ def score_tables(
         boxes=boxes,
         physical=score_physical(true, here, matching),
         deepfocus=score_deepfocus(true, here, boxes),
-        residuals=summarise(true, here, matching.pairs),
-        residuals_all=summarise(true, here, matching.pairs, 0.0),
-        line_flux=line_flux_accuracy(true, here, matching.pairs),
+        residuals=summarise(true, here, matching.main_pairs),
+        residuals_all=summarise(true, here, matching.main_pairs, 0.0),
+        line_flux=line_flux_accuracy(true, here, matching.main_pairs),
         empty={"n_fields": int(count), "false_alarms": int(alone.sum())},
     )
 

@@ -123,6 +123,12 @@ class Columns:
         value = self.meta.get(name, np.nan)
         return float(getattr(value, "value", value))
 
+    def plain(self, column: str) -> NDArray[np.float64]:
+        """(n,) float64 of a column of this very name in its own unit, masked values NaN; NaN when it is missing."""
+        if column not in self.table.colnames:
+            return np.full(len(self.table), np.nan)
+        return np.ma.filled(np.ma.asarray(self.table[column], dtype=float), np.nan)
+
     def names(self) -> list[str]:
         """The sources' names, or their row numbers."""
         column = _find(self.table, "name")
@@ -237,7 +243,13 @@ def _sources(c: Columns, x: NDArray, y: NDArray, chan: NDArray, scale: dict[str,
     errors, bounds = (
         {name: read(name) / own_unit.get(name, 1.0) for name in PARAMETERS} for read in (c.error, c.bound)
     )
+    further = [
+        np.stack([c.plain(f"line{number}_chan"), c.plain(f"line{number}_fwhm") / step], axis=-1)
+        for number in (2, 3, 4)
+        if f"line{number}_chan" in c.table.colnames
+    ]
     return Sources.build(
+        further=np.stack(further, axis=1) if further else None,
         x=x, y=y, beam=scale["beam"] / scale["cell"], field=field, chan=chan,
         line_fwhm=np.where(np.isfinite(own), own, width), fwhm_maj=c.get("fwhm_maj") / scale["cell"],
         fwhm_min=c.get("fwhm_min") / scale["cell"], pa=c.get("pa"), line_flux=c.get("line_flux"),

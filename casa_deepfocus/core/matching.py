@@ -15,6 +15,9 @@ none      none                 on position
 none      line                 on position, after the detections without a line; flagged
 ========  ===================  ==========================================================
 
+A source of several lines is matched at any of them, once; detections of its other lines are real and
+count neither as found nor as false.
+
 In mode 'line' sources without a line are no part of the truth: a line claimed there is false. In mode
 'continuum' channels are ignored; sources without continuum are not asked for, but their line does
 show in the mean image, so a detection on them counts neither as found nor as false.
@@ -44,6 +47,7 @@ MATCH_LINE = 0.5
 MODES = ("line", "continuum", "both")
 
 _TABLES = ("errors", "bounds")
+_SPECIAL = (*_TABLES, "further")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Sources:
     snr_total : (n,) float64, matched filter, line and continuum together
     errors : dict of (n,) float64, 68 % errors by the names above
     bounds : dict of (n,) float64, Cramer-Rao bounds by the names above, in the same units
+    further : (n, k, 2) float64 [channel], centre and FWHM of further lines; NaN where there are fewer
     """
 
     x: NDArray[np.float64]
@@ -83,6 +88,11 @@ class Sources:
     snr_total: NDArray[np.float64]
     errors: dict[str, NDArray[np.float64]] = dataclass_field(default_factory=dict)
     bounds: dict[str, NDArray[np.float64]] = dataclass_field(default_factory=dict)
+    further: NDArray[np.float64] = dataclass_field(default_factory=lambda: np.empty((0, 0, 2)))
+
+    def __post_init__(self) -> None:
+        if len(self.further) != len(self.x):
+            object.__setattr__(self, "further", np.full((len(self.x), 0, 2), np.nan))
 
     @classmethod
     def build(
@@ -93,6 +103,7 @@ class Sources:
         beam: ArrayLike,
         errors: dict[str, ArrayLike] | None = None,
         bounds: dict[str, ArrayLike] | None = None,
+        further: ArrayLike | None = None,
         **columns: ArrayLike,
     ) -> Sources:
         """Sources from columns; scalars are repeated, columns that are not given are NaN (`field`: 0)."""
@@ -100,7 +111,7 @@ class Sources:
         values: dict[str, Any] = {"x": x, "y": y, "beam": beam, "field": 0, **columns}
         full = {}
         for item in fields(cls):
-            if item.name not in _TABLES:
+            if item.name not in _SPECIAL:
                 kind = np.int64 if item.name == "field" else float
                 full[item.name] = np.broadcast_to(np.asarray(values.pop(item.name, np.nan), dtype=kind), x.shape).copy()
         if values:
@@ -109,7 +120,8 @@ class Sources:
             {k: np.broadcast_to(np.asarray(v, dtype=float), x.shape).copy() for k, v in (given or {}).items()}
             for given in (errors, bounds)
         )
-        return cls(**full, errors=sigma, bounds=limits)
+        more = np.full((x.size, 0, 2), np.nan) if further is None else np.asarray(further, dtype=float)
+        return cls(**full, errors=sigma, bounds=limits, further=more)
 
     def __len__(self) -> int:
         return self.x.size
@@ -121,9 +133,9 @@ class Sources:
 
     def take(self, index: NDArray) -> Sources:
         """The sources of an index or mask."""
-        columns = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in _TABLES}
+        columns = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in _SPECIAL}
         tables = {name: {k: v[index] for k, v in getattr(self, name).items()} for name in _TABLES}
-        return replace(self, **columns, **tables)
+        return replace(self, **columns, **tables, further=self.further[index])
 
 
 @dataclass(frozen=True)
@@ -139,9 +151,10 @@ class Matching:
         its continuum once more
     misplaced : (p,) int64, false positives within the radius of a source that nobody found
     halves : (h, 2) int64, missed sources with a line and detections of their continuum alone (mode 'both')
-    tolerated : (t,) int64, detections neither right nor wrong: those of `halves`, or of sources that were not
-        asked for (mode 'continuum')
+    tolerated : (t,) int64, detections neither right nor wrong: those of `halves`, of further lines of a source
+        that is found, or of sources that were not asked for (mode 'continuum')
     line_claimed : (m,) bool, pairs in which the detection has a line and the source has none
+    at_further : (m,) bool, pairs in which the detection is at a further line of the source
     """
 
     pairs: NDArray[np.int64]
@@ -152,6 +165,12 @@ class Matching:
     halves: NDArray[np.int64]
     tolerated: NDArray[np.int64]
     line_claimed: NDArray[np.bool_]
+    at_further: NDArray[np.bool_]
+
+    @property
+    def main_pairs(self) -> NDArray[np.int64]:
+        """(k, 2) int64, pairs whose lines, if any, are the same."""
+        return self.pairs[~self.at_further]
 
 
 def assign(cost: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -177,6 +196,31 @@ def separations(truth: Sources, found: Sources) -> NDArray[np.float64]:
     return distance / truth.beam[:, None]
 
 
+def _nearest_line(truth: Sources, found: Sources) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    # (n_truth, n_found): distance to the nearest line of the source [largest of a match], and which, 0 the main one.
+    main = np.stack([truth.chan, truth.line_fwhm], axis=-1)[:, None]
+    lines = np.concatenate([main, truth.further], axis=1)
+    tolerance = np.fmax(MATCH_LINE * lines[..., 1], 1.0)[:, None]
+    distance = np.abs(lines[:, None, :, 0] - found.chan[None, :, None]) / tolerance
+    which = np.argmin(np.where(np.isfinite(distance), distance, np.inf), axis=-1)
+    return np.take_along_axis(distance, which[..., None], axis=-1)[..., 0], which
+
+
+def _further_lines(
+    truth: Sources, found: Sources, cost: NDArray, matched: NDArray, alone: NDArray
+) -> NDArray[np.int64]:
+    # Detections, not matched, of those lines of found sources that no other detection stands for.
+    which = _nearest_line(truth, found)[1]
+    taken = {(int(t), int(which[t, f])) for t, f in matched}
+    out = []
+    for t, f in np.argwhere(np.isfinite(cost) & alone[None, :] & found.has_line[None, :]):
+        line = (int(t), int(which[t, f]))
+        if t in matched[:, 0] and truth.has_line[t] and line not in taken:
+            taken.add(line)
+            out.append(int(f))
+    return np.unique(np.array(out, dtype=np.int64))
+
+
 def _physical_cost(truth: Sources, found: Sources, mode: str) -> tuple[NDArray, NDArray]:
     # (n_truth, n_found): normalised squared distance, inf where no match is allowed; and near on the sky.
     apart = separations(truth, found) / MATCH_RADIUS
@@ -184,11 +228,12 @@ def _physical_cost(truth: Sources, found: Sources, mode: str) -> tuple[NDArray, 
     cost = np.where(near, apart**2, np.inf)
     if mode == "continuum":
         return cost, near
-    tolerance = np.fmax(MATCH_LINE * truth.line_fwhm, 1.0)[:, None]
-    with np.errstate(invalid="ignore"):
-        dchan = np.abs(truth.chan[:, None] - found.chan[None, :]) / tolerance
+    dchan, which = _nearest_line(truth, found)
+    # At equal distance the main line is the one that is meant.
+    dchan = np.where(which > 0, np.hypot(dchan, 1.0), dchan) if truth.further.size else dchan
     line, claimed = truth.has_line[:, None], found.has_line[None, :]
-    cost = np.where(line & claimed, cost + np.where(dchan <= 1.0, dchan**2, np.inf), cost)
+    reach = np.where(which > 0, np.sqrt(2.0), 1.0)
+    cost = np.where(line & claimed, cost + np.where(dchan <= reach, dchan**2, np.inf), cost)
     cost = np.where(line & ~claimed, np.inf, cost)
     # A line that is not there costs more than any distance, yet less than a missed source.
     return np.where(~line & claimed, cost + 4.0, cost), near
@@ -210,6 +255,7 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
     if mode not in MODES:
         raise ParameterError("mode", mode, "unknown", f"Use one of {MODES}")
     none = np.empty((0, 2), dtype=np.int64)
+    further = [np.empty(0, dtype=bool)]
     pairs, half_pairs, missed, tolerated, duplicates, misplaced = [none], [none], [], [], [], []
     for t_all, f_index in by_field(truth, found):
         t_index = t_all[truth.has_line[t_all]] if mode == "line" else t_all
@@ -220,6 +266,11 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         alone[matched[:, 1]] = False
         unfound = np.ones(len(t_index), dtype=bool)
         unfound[matched[:, 0]] = False
+        further.append(_nearest_line(here, there)[1][matched[:, 0], matched[:, 1]] > 0)
+        if here.further.size and mode != "continuum":
+            others = _further_lines(here, there, cost, matched, alone)
+            tolerated.append(f_index[others])
+            alone[others] = False
         # Detections of no line on the sky position of a source with one.
         lineless = near & here.has_line[:, None] & ~there.has_line & (mode == "both")
         possible = lineless & unfound[:, None] & alone & (here.continuum > 0.0)[:, None]
@@ -234,6 +285,7 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         if mode == "continuum":
             asked = ~(truth.continuum[t_index] == 0.0)
         wanted = asked[matched[:, 0]]
+        further[-1] = further[-1][wanted]
         tolerated.append(f_index[matched[~wanted, 1]])
         missed.append(t_index[unfound & asked])
         pairs.append(np.stack([t_index[matched[wanted, 0]], f_index[matched[wanted, 1]]], axis=1))
@@ -250,6 +302,7 @@ def match_physical(truth: Sources, found: Sources, mode: str = "both") -> Matchi
         halves=np.concatenate(half_pairs),
         tolerated=free,
         line_claimed=claimed,
+        at_further=np.concatenate(further) & found.has_line[pair[:, 1]] & (mode != "continuum"),
     )
 
 

@@ -171,7 +171,8 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
     Returns
     -------
     dict : n_truth (asked for), n_found (without the tolerated), true_positives, false_positives, duplicates,
-        misplaced, false_lines, lines_missed, recall, recall_snr5 (matched-filter SNR >= 5), recall_sky and
+        misplaced, false_lines, lines_missed, absorption (lines in absorption: n, found), recall,
+        recall_snr5 (matched-filter SNR >= 5), recall_sky and
         recall_sky_snr5 (found in line or continuum; SNR of both together), precision, snr50,
         snr50_line_only (sources without continuum), completeness (per SNR bin: low, high, n, found), blends
         (per separation bin: low, high, n pairs with both SNR >= 5, both found, one found; `_apart`: those
@@ -184,6 +185,8 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
     for low, high in pairwise(SNR_EDGES):
         inside = o.asked & (truth.snr >= low) & (truth.snr < high)
         bins.append({"low": low, "high": high, "n": int(inside.sum()), "found": int((inside & o.hit).sum())})
+    with np.errstate(invalid="ignore"):
+        absorbed = truth.has_line & (truth.line_flux < 0.0)
     pairs, only = close_pairs(truth, o.hit, o.bright), o.asked & line_only(truth)
     return {
         "n_truth": int(o.asked.sum()),
@@ -194,6 +197,7 @@ def score_physical(truth: Sources, found: Sources, matching: Matching) -> dict[s
         "misplaced": len(matching.misplaced),
         "false_lines": int(matching.line_claimed.sum()),
         "lines_missed": len(matching.halves),
+        "absorption": {"n": int((o.asked & absorbed).sum()), "found": int((o.hit & absorbed).sum())},
         "recall": ratio(int(o.hit.sum()), int(o.asked.sum())),
         "recall_snr5": ratio(int((o.hit & o.bright).sum()), int(o.bright.sum())),
         "recall_sky": ratio(int(o.seen.sum()), int(o.asked.sum())),
