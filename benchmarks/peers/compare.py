@@ -68,7 +68,7 @@ def compare(
     scratch: Path | None = None,
     stores: Mapping[str, Store] | None = None,
     progress: Callable[[str, int], None] = lambda name, index: None,
-) -> list[Peer]:
+) -> tuple[list[Peer], dict[str, str]]:
     """Run finders on simulated fields.
 
     Parameters
@@ -81,6 +81,11 @@ def compare(
     scratch : Path, where the fields' files go and from where they are removed; the system's when None
     stores : for each finder's name where its fields are kept; fields that are there are not searched again
     progress : callable (finder, field)
+
+    Returns
+    -------
+    peers : list of Peer
+    lost : dict, finders that failed on every field -> why
     """
     stores = stores or {finder.name: Store(None, {}) for finder in finders}
     done = {name: store.done() for name, store in stores.items()}
@@ -104,7 +109,13 @@ def compare(
                     continue
                 labelled = label(index, truth, found)
                 stores[finder.name].add(FieldResult(index, barren, *labelled, cost.seconds, memory=cost.memory))
-    return [judge(finder, stores[finder.name], wanted, rate) for finder in finders]
+    peers, lost = [], {}
+    for finder in finders:
+        try:
+            peers.append(judge(finder, stores[finder.name], wanted, rate))
+        except PeerError as error:
+            lost[finder.name] = str(error)
+    return peers, lost
 
 
 def judge(finder: Finder, store: Store, wanted: Sequence[int], rate: float) -> Peer:
@@ -118,7 +129,7 @@ def judge(finder: Finder, store: Store, wanted: Sequence[int], rate: float) -> P
     try:
         got = collect(store, wanted)
     except DataError as error:
-        raise PeerError(f"{finder.name}: {error}") from error
+        raise PeerError(str(error)) from error
     score = score_tables(got.truth, got.catalogue, empty_fields=got.n_empty)
     at_rate = at_false_positives(got.truth, got.catalogue, score, got.n_empty, rate * got.n_fields)
     cost = Cost(got.seconds, got.memory)
@@ -162,13 +173,14 @@ def tune(preset: str, n: int, seed: int, finders: Sequence[Finder], places: Plac
     lines = []
     for finder in finders:
         tried = [
-            replace(finder, name=f"{finder.name}#{i}", settings={**finder.settings, **g})
+            replace(finder, name=f"{finder.name}.{i}", settings={**finder.settings, **g})
             for i, g in enumerate(finder.grid)
         ]
-        peers = compare(preset, n, seed, tried, places, **options) if tried else []
+        peers, lost = compare(preset, n, seed, tried, places, **options) if tried else ([], {})
+        lines += [f"{name} failed: {why}" for name, why in lost.items()]
         best = max(map(figure_of_merit, peers), default=float("nan"))
         for peer in peers:
-            change = finder.grid[int(peer.name.split("#")[1])]
+            change = finder.grid[int(peer.name.rsplit(".", 1)[1])]
             p = peer.score.physical
             mark = "  <- best" if figure_of_merit(peer) == best else ""
             text = f"recall at SNR >= 5 {p['recall_snr5']:.3f}   false positives {p['false_positives']}"
@@ -264,12 +276,13 @@ def run(args: argparse.Namespace) -> int:
         )
         for finder in finders
     }
-    peers = compare(args.preset, args.n, args.seed, finders, places, stores=stores, **options)
+    peers, lost = compare(args.preset, args.n, args.seed, finders, places, stores=stores, **options)
     bar.close()
     table = scoreboard(peers)
     if folder:
         _write(folder, table, peers, missing)
     failures = [f"{p.name} failed on field {index}: {why}" for p in peers for index, why in p.failed.items()]
+    failures += [f"{name} failed: {why}" for name, why in lost.items()]
     if args.json:
         sys.stdout.write(json.dumps({**{p.name: p.as_dict() for p in peers}, "missing": missing}) + "\n")
     else:
