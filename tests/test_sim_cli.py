@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from astropy.table import Table
 from test_sim_dataset import content, stand_in  # noqa: F401  (a fixture)
 
 from casa_deepfocus.errors import DataError
-from sim.__main__ import main
+from sim.__main__ import _parser, main
+from sim.cluster import read_cluster
 from sim.fits import read_cube
+from sim.skyfile import read_sources
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -184,6 +187,22 @@ def test_help_names_all_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "sim", "--help"], capture_output=True, text=True, check=True)
     for command in ("generate", "show", "inject", "presets", "demo", "psfs"):
         assert f"\n    {command} " in done.stdout
+
+
+def test_the_page_on_simulations_is_right(repository: Path) -> None:
+    """Its YAML is understood, its pictures are there, and its commands have the options that it gives."""
+    page = (repository / "docs" / "simulation.md").read_text()
+    cluster, sources = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    Path("cluster.yaml").write_text(cluster)
+    Path("sources.yaml").write_text(sources)
+    assert read_cluster("cluster.yaml").jobs == 100
+    assert [source.rotation is None for source in read_sources(Path("sources.yaml"))] == [True, False]
+    for picture in re.findall(r"\]\((img/.*?)\)", page):
+        assert (repository / "docs" / picture).is_file()
+    commands = re.findall(r"^    python -m sim ([^\n#]*)", page, re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        _parser().parse_args(command.split())
 
 
 def test_an_interrupted_run_says_how_to_go_on(run: Run, stand_in) -> None:  # noqa: F811
