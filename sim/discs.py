@@ -26,8 +26,11 @@ RADIUS = 12.0
 LEFT_OUT = 1e-5
 """The separable components of a disc's line leave out no more than this share of its peak."""
 
-SUBPIXELS = 3
-"""Points along a stamp's pixel over which it is integrated."""
+SUBPIXELS = 5
+"""Points along a stamp's pixel over which it is integrated.
+
+Where the curve turns over within two pixels, 5 make an image that is right to 3e-4 of its peak, 3 to 1.3e-3.
+"""
 
 
 @dataclass(frozen=True)
@@ -146,21 +149,36 @@ def disc_line(
     stamps : (rank, height, width) float64; sum over the rank of spectrum times stamp is the cube
     """
     stamp = disc_stamp(fwhm_maj, pa, rotation)
-    sigma = rotation.dispersion / FWHM_PER_SIGMA
-    channels = np.arange(nchan)
-    near = channels[np.abs(channels - chan) <= np.abs(stamp.shift).max() + 5.0 * sigma]
     shape = stamp.brightness.shape[1:]
-    if len(near) == 0:
+    first, cube, inside = _line_cube(stamp, chan, rotation.dispersion)
+    band = slice(max(first, 0), min(first + len(cube), nchan))
+    matrix = cube[band.start - first : max(band.stop - first, 0)]
+    if not matrix.any():
         return np.zeros((0, nchan)), np.zeros((0, *shape))
-    height = 1.0 / (GAUSSIAN_LINE * rotation.dispersion)
-    cube = np.zeros((len(near), *shape))
-    for brightness, shift in zip(stamp.brightness, stamp.shift, strict=True):
-        offset = (near[:, None, None] - chan - shift) / sigma
-        cube += (height * brightness) * np.exp(-0.5 * offset * offset)
-    matrix = cube.reshape(len(near), -1)
     power, vectors = np.linalg.eigh(matrix @ matrix.T)
     # No pixel of what is left out exceeds its largest singular value.
     keep = np.sqrt(np.maximum(power, 0.0)) > LEFT_OUT * matrix.max()
-    spectra = np.zeros((int(keep.sum()), nchan))
-    spectra[:, near] = vectors[:, keep].T
-    return spectra, (vectors[:, keep].T @ matrix).reshape(-1, *shape)
+    spectra, stamps = np.zeros((int(keep.sum()), nchan)), np.zeros((int(keep.sum()), *shape))
+    spectra[:, band] = vectors[:, keep].T
+    stamps[:, inside] = vectors[:, keep].T @ matrix
+    return spectra, stamps
+
+
+def _line_cube(
+    stamp: DiscStamp, chan: float, dispersion: float
+) -> tuple[int, NDArray[np.float64], NDArray[np.bool_]]:
+    """First channel, cube (nchan, npixel) of a line of integral 1, and the pixels (height, width) that it is of."""
+    sigma = dispersion / FWHM_PER_SIGMA
+    inside = stamp.image() > 0.0
+    brightness = stamp.brightness[:, inside] / (GAUSSIAN_LINE * dispersion)
+    centre = chan + stamp.shift[:, inside]
+    # Only the channels near the line of each point.
+    start, number = np.ceil(centre - 5.0 * sigma).astype(int), int(10.0 * sigma) + 1
+    first = int(start.min())
+    cube = np.zeros((int(start.max()) + number - first, int(inside.sum())))
+    columns = np.arange(cube.shape[1])
+    for point, light in enumerate(brightness):
+        for step in range(number):
+            offset = (start[point] + step - centre[point]) / sigma
+            cube[start[point] + step - first, columns] += light * np.exp(-0.5 * offset * offset)
+    return first, cube, inside

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape
 from casa_deepfocus.errors import ParameterError
+from sim import discs
 from sim.discs import LEFT_OUT, disc_line, disc_stamp
 from sim.sky import Component, Line, Rotation, Source, blend, disc
 
@@ -153,3 +155,20 @@ def test_blends() -> None:
 def test_skies_that_cannot_be(make, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         make()
+
+
+def test_points_inside_a_pixel_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The steepest centre of the presets: the curve turns over within two pixels.
+    def beam_wide_image(points: int) -> np.ndarray:
+        monkeypatch.setattr(discs, "SUBPIXELS", points)
+        for function in (discs.disc_stamp, discs.disc_line):
+            function.cache_clear()
+        spectra, stamps = disc_line(9.0, 30.0, ROTATION, 31.2, 64)
+        smooth = gaussian_filter(np.einsum("kc,kyx->cyx", spectra, stamps), (0.0, 2.5, 2.5))
+        for function in (discs.disc_stamp, discs.disc_line):
+            function.cache_clear()
+        return smooth
+
+    used, fine, coarse = (beam_wide_image(points) for points in (discs.SUBPIXELS, 11, 2))
+    assert np.abs(used - fine).max() < 1e-3 * fine.max()
+    assert np.abs(coarse - fine).max() > 3.0 * np.abs(used - fine).max()
