@@ -87,7 +87,10 @@ class Response:
         return self.information_mix @ values if squared and self.per_channel else values
 
     def channels(self, nodes: NDArray) -> NDArray:
-        """Values at the nodes (nnode, ...) interpolated onto the channels (nchan, ...)."""
+        """Values at the nodes (nnode, ...) interpolated onto the channels (nchan, ...).
+
+        The same array when every channel is a node: not to be written into.
+        """
         if self.per_channel:
             return nodes
         return np.tensordot(self.interpolation.astype(nodes.dtype), nodes, axes=1)
