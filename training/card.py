@@ -7,7 +7,8 @@ from typing import Any
 LIMITS = """\
 ## Limits
 
-- Trained on simulated Gaussian sources; no extended or diffuse emission beyond 3 beams, no calibration errors.
+- Trained on simulated Gaussian sources; no extended or diffuse emission beyond 3 beams; calibration errors in
+  a fifth of Blobs Finder's maps only.
 - The PSFs are those of ALMA, ACA, VLA, SMA, PdBI and ATCA configurations at natural and Briggs weighting, and
   the noise follows the uv coverage. Single-dish maps and mosaics with a changing PSF are not in the data.
 - Blobs Finder sees the map and, beside it, the map without the sidelobes of what exceeds 5 sigma (CLEAN with the map's
