@@ -20,6 +20,7 @@ from sim.arrays import C_MS
 from sim.casa_backend import casa_folder
 from sim.coverage import ARCSEC, Coverage, Grid
 from sim.cube import dirty_images, simulate_cube
+from sim.defects import Defects
 from sim.presets import Field
 from sim.sky import Source
 
@@ -145,7 +146,7 @@ def measure(size: str, seed: int = 1, log: Any = lambda text: None) -> dict[str,
         vis = folder / "sky.ms"
         ra = Field(base, grid, (), 0.0).ra
         casa_cube.make_vis(vis, base, grid, ra)
-        casa_cube.spoil(vis, base, Field(base, grid, (), 0.0).defects)
+        casa_cube.spoil(vis, base, Defects())
         casa_cube.predict(vis, sky(grid), base, grid, ra)
         log(f"CASA predicted the sky after {time.perf_counter() - start:.0f} s")
         for robust in WEIGHTINGS:

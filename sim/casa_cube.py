@@ -317,8 +317,8 @@ def add_noise(vis: Path, sigma: float, seed: int) -> None:
 def noise_ratio(coverage: Coverage, grid: Grid) -> float:
     """Noise of one correlation of one visibility over that of the image, in the mean of the band.
 
-    The image is Stokes I of two correlations. With Briggs weighting the ratio changes over the band by a few
-    parts in a thousand.
+    The image is Stokes I of two correlations. With Briggs weighting the ratio changes over the paper's band, by
+    5e-4 with robust 0.5 and by 0.015 with -0.5.
     """
     seen = sampling(coverage.uvw(), grid, coverage.robust)
     freq = grid.freq()
