@@ -28,6 +28,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
+from threadpoolctl import threadpool_limits
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from sim.derivatives import Derivatives, Shapes, derivatives
@@ -187,8 +188,13 @@ def cramer_rao(
     """
     if not sources:
         return []
-    information = Information(resp, sigma, white)
-    nu = np.asarray(freq, dtype=float)
+    # The matrices are small: on a busy machine threads that wait for each other take ten times as long.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _cramer_rao(sources, Information(resp, sigma, white), np.asarray(freq, dtype=float))
+
+
+def _cramer_rao(sources: Sequence[Source], information: Information, nu: NDArray[np.float64]) -> list[Bounds]:
+    """`cramer_rao` with the weights of the uv plane."""
     models = [derivatives(source, nu) for source in sources]
     overlaps = information.overlaps([model.shapes for model in models])
     places = np.cumsum([0, *(model.spectra.shape[1] for model in models)])

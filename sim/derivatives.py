@@ -290,19 +290,28 @@ def _compress(planes: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray
     number = 24
     while True:
         number = min(2 * number, *rows.shape)
-        images = np.linalg.qr((rng.standard_normal((number, len(rows))).astype(np.float32) @ rows).T)[0].T
+        images = _orthonormal(rng.standard_normal((number, len(rows))).astype(np.float32) @ rows)
         weights = rows @ images.T
         if number == min(rows.shape) or np.all(1.0 - _power(weights, used)[parts] < RANGE_ERROR**2):
             break
     # The sketch has more images than needed: the strongest of its combinations will do.
     _, turn = np.linalg.eigh(weights.T @ weights)
     weights, images = weights @ turn[:, ::-1], turn[:, ::-1].T @ images
-    kept = np.cumsum(np.stack([_power(weights[:, [one]], used) for one in range(number)]), axis=0)
+    kept = np.cumsum(np.stack([_power(weights[:, [one]], used) for one in range(len(images))]), axis=0)
     enough = np.all(kept[:, parts] > kept[-1, parts] - RANGE_ERROR**2, axis=1)
     number = 1 + int(enough.argmax())
     spectra = np.zeros((*used.shape, number))
     spectra[used] = weights[:, :number]
     return np.moveaxis(spectra, 2, 1) * power[:, None, None], images[:number].astype(float)
+
+
+def _orthonormal(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Orthonormal images that span the given ones (n, npoint), but for what single precision does not tell."""
+    plain = images.astype(float)
+    # The small matrix of their products is quicker than a QR decomposition.
+    values, vectors = np.linalg.eigh(plain @ plain.T)
+    good = values > 1e-10 * values[-1]
+    return ((vectors[:, good] / np.sqrt(values[good])).T @ plain).astype(np.float32)
 
 
 def _power(weights: NDArray, used: NDArray[np.bool_]) -> NDArray[np.float64]:
