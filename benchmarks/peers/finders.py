@@ -270,8 +270,8 @@ FINDERS: dict[str, Finder] = {
             "findsources",
             _needs_casa,
             _planes("findsources", own_python=True),
-            {"sigma": 5.0, "nmax": 30},
-            tuple({"sigma": value} for value in (4.5, 5.0, 5.5, 6.0)),
+            {"sigma": 6.0, "nmax": 30},
+            tuple({"sigma": value} for value in (4.5, 5.0, 5.5, 6.0, 7.0, 8.0)),
         ),
         Finder(
             "blobcat",
@@ -302,7 +302,7 @@ FINDERS: dict[str, Finder] = {
             _needs_file("mf3d", "MF3D_class.py", "clone github.com/pavesiriccardo/MF3D"),
             _mf3d,
             {"spatial": [0, 4, 8], "spectral": [4, 8, 12], "min_snr": 5.5},
-            tuple({"min_snr": value} for value in (5.0, 5.5, 6.0)),
+            tuple({"min_snr": value} for value in (5.5, 6.0, 7.0, 8.0, 9.0)),
         ),
     )
 }
