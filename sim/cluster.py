@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,7 +38,9 @@ DEATHS = 2
 START_TIMEOUT = 3600.0
 """Seconds without a single worker after which a run stops."""
 
-POLL = 0.2
+POLL = 0.02
+LOOK_EVERY = 1.0
+"""Seconds between two looks for results, and for workers."""
 
 SETTINGS = {
     "distributed.scheduler.allowed-failures": DEATHS,
@@ -103,6 +106,8 @@ def mapper(
         yield lambda task, indices: ((index, task(index)) for index in indices)
         return
     described = read_cluster(cluster) if cluster is not None else None
+    if described is not None and workers != 1:
+        raise ParameterError("workers", workers, "are this machine's, not a cluster's", "give `jobs` in its file")
     if described is not None and memory_limit is not None:
         raise ParameterError(
             "memory_limit", memory_limit, "does not reach the workers of a cluster", "give `memory` in its file"
@@ -137,7 +142,7 @@ def _local(workers: int, memory_limit: str | None) -> Any:
     except ValueError as error:
         raise ParameterError("memory_limit", memory_limit, "not a size", "give one such as 4GiB") from error
     return LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=None,
+        n_workers=workers, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=":0",
         silence_logs="CRITICAL",
     )  # fmt: skip
 
@@ -252,7 +257,9 @@ def job_options(options: dict[str, Any]) -> dict[str, Any]:
     exports.append(f'export PYTHONPATH="{ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"')
     # One thread a worker: CASA and the Fourier transforms want a process of their own.
     own = {"job_script_prologue": [*options.get("job_script_prologue", []), *exports]}
-    return {"processes": options["cores"]} | options | own
+    # Two runs on one machine would quarrel about the port of Dask's page.
+    page = {"scheduler_options": {"dashboard_address": ":0"} | options.get("scheduler_options", {})}
+    return {"processes": options["cores"]} | options | own | page
 
 
 def _remote(described: ClusterFile) -> Any:
@@ -294,25 +301,32 @@ def _completed(
     from distributed import as_completed
 
     _wait(client, timeout)
-    indices_of = {f"cube-{index}-{os.getpid()}": index for index in indices}
-    futures = [client.submit(task, index, key=key, pure=False) for key, index in indices_of.items()]
+    todo = deque(indices)
+    running: dict[Any, int] = {}
+    finished = as_completed(loop=client.loop)
+    threads, looked, last_seen = 0, 0.0, time.monotonic()
     try:
-        waiting = as_completed(futures, loop=client.loop)
-        idle_since = time.monotonic()
-        while not waiting.is_empty():
-            batch = waiting.next_batch(block=False)
+        while todo or running:
+            now = time.monotonic()
+            if now - looked > LOOK_EVERY:
+                threads, looked = sum(client.nthreads().values()), now
+                last_seen = now if threads else last_seen
+            if now - last_seen > timeout:
+                raise DataError(f"no worker for {timeout:.0f} s; give the same command again to go on")
+            # No more than the workers can do at once: a worker's death counts against all that wait in it.
+            while todo and len(running) < threads:
+                future = client.submit(task, todo[0], key=f"cube-{todo[0]}-{os.getpid()}", pure=False)
+                running[future] = todo.popleft()
+                finished.add(future)
+            batch = finished.next_batch(block=False)
             for future in batch:
                 error = future.exception()
-                yield indices_of[future.key], error if error is not None else future.result()
+                yield running.pop(future), error if error is not None else future.result()
                 future.release()
-            if batch or client.scheduler_info()["workers"]:
-                idle_since = time.monotonic()
-            if time.monotonic() - idle_since > timeout:
-                raise DataError(f"no worker for {timeout:.0f} s; give the same command again to go on")
             if not batch:
                 time.sleep(POLL)
     finally:
-        client.cancel(futures)
+        client.cancel(list(running))
 
 
 def _wait(client: Client, timeout: float) -> None:

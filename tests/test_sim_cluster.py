@@ -105,7 +105,7 @@ def test_a_worker_above_its_memory_limit_fails_alone(stand_in, tmp_path: Path) -
 
             import numpy as np
 
-            eaten = np.ones(100_000_000)
+            eaten = np.ones(200_000_000)
             time.sleep(5.0)
             eaten.sum()
 
@@ -117,7 +117,7 @@ def test_a_worker_above_its_memory_limit_fails_alone(stand_in, tmp_path: Path) -
 def test_a_running_scheduler(stand_in, tmp_path: Path) -> None:  # noqa: F811
     generate("paper", 3, 7, tmp_path / "here")
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL"
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs="CRITICAL"
     ) as scheduler:
         generate("paper", 3, 7, tmp_path / "there", cluster=scheduler.scheduler_address)
         path = write(f"address: {scheduler.scheduler_address}")
@@ -137,7 +137,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
 
 
 def test_no_worker_comes() -> None:
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs="CRITICAL") as scheduler:
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs="CRITICAL") as scheduler:
         path = write(f"address: {scheduler.scheduler_address}\nstart_timeout: 0.5")
         with pytest.raises(DataError, match="no worker came within"), mapper(1, path) as completed:
             list(completed(abs, [1]))
@@ -146,7 +146,7 @@ def test_no_worker_comes() -> None:
 def test_workers_that_do_not_know_us() -> None:
     """A worker started elsewhere, without this checkout on its path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs="CRITICAL") as scheduler:
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs="CRITICAL") as scheduler:
         worker = subprocess.Popen(
             [sys.executable, "-P", "-m", "distributed.cli.dask_worker", scheduler.scheduler_address, "--no-nanny",
              "--no-dashboard"] if sys.version_info >= (3, 11) else
@@ -202,6 +202,8 @@ def test_other_wrong_clusters() -> None:
     with pytest.raises(DataError, match="must look like tcp"):
         read_cluster(write("address: somewhere"))
     with pytest.raises(ParameterError, match="memory_limit"), mapper(1, "tcp://here:1", "4GiB"):
+        pass
+    with pytest.raises(ParameterError, match="give `jobs`"), mapper(2, "tcp://here:1"):
         pass
     with pytest.raises(ParameterError, match="such as 4GiB"), mapper(1, None, "plenty"):
         pass
