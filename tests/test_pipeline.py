@@ -118,7 +118,9 @@ def test_mode_continuum_reports_no_lines(cube):
     table = result.catalogue
     assert np.isnan(table["chan"]).all() and (table["line_flux"] == 0).all()
     for name in ("bright", "continuum only"):
-        assert nearest(table, SKY[name])["continuum"] == pytest.approx(SKY[name].continuum, rel=0.2)
+        row, truth = nearest(table, SKY[name]), SKY[name].continuum
+        assert row["continuum_err"] < 0.1 * truth
+        assert abs(row["continuum"] - truth) < 4.0 * row["continuum_err"]
     assert (table["chan1"] == cube.nchan - 1).all() and result.mask.shape == cube.data.shape
 
 
