@@ -157,7 +157,8 @@ def _title(view: View, origin: str) -> str:
     number = len(view.sources)
     if number:
         snr = np.asarray(view.truth["snr"], dtype=float)
-        facts.append(f"{number} source{'s' if number > 1 else ''}, S/N {snr.min():.3g} to {snr.max():.3g}")
+        span = f"{snr.max():.3g}" if number == 1 else f"{snr.min():.3g} to {snr.max():.3g}"
+        facts.append(f"{number} source{'s' if number > 1 else ''}, S/N {span}")
     else:
         facts.append("no sources")
     return "   |   ".join(facts)

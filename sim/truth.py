@@ -143,8 +143,8 @@ def _row(source: Source, bound: Bounds, resp: Response, cube: Cube) -> dict[str,
         values["freq"], values["line_fwhm_chan"] = cube.chan_to_freq(main.chan), main.fwhm
     for number, line in enumerate(source.lines, start=1):
         values |= _line_values(line, number, errors, cube)
-    if source.rotation is not None and main is not None:
-        values |= _rotation_values(source, main, errors, cube)
+    if source.rotation is not None:
+        values |= _rotation_values(source, errors, cube)
     return values
 
 
@@ -160,9 +160,9 @@ def _line_values(line: Line, number: int, errors: dict[str, float], cube: Cube) 
     return out
 
 
-def _rotation_values(source: Source, line: Line, errors: dict[str, float], cube: Cube) -> dict[str, float]:
-    """How a disc rotates, and the bounds of it."""
-    kms = cube.chan_width_kms(cube.chan_to_freq(line.chan))
+def _rotation_values(source: Source, errors: dict[str, float], cube: Cube) -> dict[str, float]:
+    """How a disc rotates, and the bounds of it; in the frame of its line, without one in that of the band."""
+    kms = cube.chan_width_kms(cube.chan_to_freq(_centre(source.lines, cube)))
     # A higher frequency approaches.
     recedes = -kms if cube.chan_width > 0 else kms
     out = {}
@@ -170,6 +170,11 @@ def _rotation_values(source: Source, line: Line, errors: dict[str, float], cube:
         out[f"rotation_{name}"] = getattr(source.rotation, name) * scale
         out[f"crlb_rotation_{name}"] = errors.get(f"rotation_{name}", np.nan) * abs(scale)
     return out
+
+
+def _centre(lines: Sequence[Line], cube: Cube) -> float:
+    """Channel of the main line; the middle of the band without one."""
+    return lines[0].chan if lines else 0.5 * (cube.nchan - 1)
 
 
 def _peak(source: Source, resp: Response, cube: Cube) -> float:
@@ -231,7 +236,10 @@ def _meta(resp: Response, cube: Cube) -> dict[str, object]:
 
 
 def sources_of(table: Table, cube: Cube) -> list[Source]:
-    """The sources of a truth table, on the pixels and channels of its cube."""
+    """The sources of a truth table, on the pixels and channels of its cube.
+
+    A cube of one channel has no velocities: its sources come without lines, and its discs without rotation.
+    """
     return [_source_of({name: row[name] for name in table.colnames}, cube) for row in table]
 
 
@@ -240,7 +248,7 @@ def _source_of(row: dict[str, float], cube: Cube) -> Source:
     for number in range(1, MAX_LINES + 1):
         key = "line" if number == 1 else f"line{number}"
         chan = float(row["chan" if number == 1 else f"{key}_chan"])
-        if np.isfinite(chan):
+        if np.isfinite(chan) and cube.nchan > 1:
             kms = cube.chan_width_kms(cube.chan_to_freq(chan))
             width = float(row[f"{key}_fwhm"]) / kms
             lines.append(Line(chan, width, float(row[f"{key}_flux"]) / kms / (width * GAUSSIAN_LINE)))
@@ -249,10 +257,12 @@ def _source_of(row: dict[str, float], cube: Cube) -> Source:
     place = float(row["x"]), float(row["y"])
     major, minor, pa = float(row["fwhm_maj"]) / cube.cell, float(row["fwhm_min"]) / cube.cell, float(row["pa"])
     rotation = None
-    if np.isfinite(row["rotation_velocity"]):
-        kms = cube.chan_width_kms(cube.chan_to_freq(lines[0].chan))
-        velocity = float(row["rotation_velocity"]) / (-kms if cube.chan_width > 0 else kms)
-        turnover, dispersion = float(row["rotation_turnover"]) / cube.cell, float(row["rotation_dispersion"]) / kms
+    if np.isfinite(row["rotation_inclination"]):
+        velocity, turnover, dispersion = 0.0, float(row["rotation_turnover"]) / cube.cell, 1.0
+        if cube.nchan > 1:
+            kms = cube.chan_width_kms(cube.chan_to_freq(_centre(lines, cube)))
+            velocity = float(row["rotation_velocity"]) / (-kms if cube.chan_width > 0 else kms)
+            dispersion = float(row["rotation_dispersion"]) / kms
         rotation = Rotation(velocity, turnover, dispersion, float(row["rotation_inclination"]))
         minor = major * rotation.axis_ratio()
         lines = [replace(line, fwhm=lines[0].fwhm, peak=line.flux / (lines[0].fwhm * GAUSSIAN_LINE)) for line in lines]

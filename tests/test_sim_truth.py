@@ -160,6 +160,25 @@ def test_sources_back_from_the_table(table: Table, cube: Cube, resp: Response, t
         assert again.kind == source.kind
         np.testing.assert_allclose(again.spectrum(cube.freq), source.spectrum(cube.freq), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(again.covariance(), source.covariance(), rtol=1e-9)
+    still = replace(DISC, line=0.0, continuum=0.02)
+    row = truth_table([still], resp, cube, NOISE)[0]
+    assert np.isnan(row["crlb_rotation_velocity"]) and 0 < row["crlb_rotation_inclination"] < 30
+    (again,) = sources_of(truth_table([still], resp, cube, NOISE), cube)
+    assert again.kind == "disc" and again.rotation.velocity == pytest.approx(DISC.rotation.velocity)
     two = replace(DISC, extra_lines=(Line(18.0, DISC.line_fwhm, 0.02),))
     (again,) = sources_of(truth_table([two], resp, cube, NOISE), cube)
     np.testing.assert_allclose(again.spectrum(cube.freq), two.spectrum(cube.freq), rtol=1e-6, atol=1e-9)
+
+
+def test_one_channel(resp: Response) -> None:
+    grid = replace(GRID, nchan=1)
+    sources = [replace(LINE, line=0.0), replace(DISC, line=0.0, continuum=0.02), replace(LINE, chan=0.0)]
+    image = simulate_cube(sources, COVERAGE, grid, NOISE, np.random.default_rng(7))
+    table = truth_table(sources, response(COVERAGE, grid), image, NOISE)
+    assert (table["snr"] > 8).all()
+    assert np.isfinite(table["crlb_continuum"][:2]).all()
+    # One channel does not tell a line from the continuum.
+    assert np.isinf(table["crlb_line_flux"][2])
+    back = sources_of(table, image)
+    assert [source.kind for source in back] == ["gaussian", "disc", "gaussian"]
+    assert not any(source.lines for source in back)
