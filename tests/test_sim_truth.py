@@ -172,7 +172,11 @@ def test_sources_back_from_the_table(table: Table, cube: Cube, resp: Response, t
 
 def test_one_channel(resp: Response) -> None:
     grid = replace(GRID, nchan=1)
-    sources = [replace(LINE, line=0.0), replace(DISC, line=0.0, continuum=0.02), replace(LINE, chan=0.0)]
+    sources = [
+        replace(LINE, line=0.0),
+        replace(DISC, line=0.0, continuum=0.02),
+        replace(LINE, x=75.0, y=25.0, chan=0.0),
+    ]
     image = simulate_cube(sources, COVERAGE, grid, NOISE, np.random.default_rng(7))
     table = truth_table(sources, response(COVERAGE, grid), image, NOISE)
     assert (table["snr"] > 8).all()
