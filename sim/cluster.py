@@ -13,7 +13,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -266,6 +266,8 @@ def _remote(described: ClusterFile) -> Any:
     """The scheduler's address, or a new cluster of jobs."""
     if described.address:
         return described.address
+    from distributed import Status
+
     try:
         cluster = cluster_classes()[described.kind](**job_options(described.options))
     except Exception as error:  # Whatever a scheduler's class makes of its options is the user's to mend.
@@ -279,9 +281,11 @@ def _remote(described: ClusterFile) -> Any:
         if described.adapt:
             cluster.adapt(**described.adapt)
     except Exception as error:
-        # Jobs that no queue took cannot be closed.
-        with suppress(AssertionError):
-            cluster.close()
+        # Jobs that no queue took cannot be closed: without the mark the cluster would stay half open.
+        for job in cluster.workers.values():
+            if getattr(job, "job_id", None) is None:
+                job.status = Status.failed
+        cluster.close()
         raise DataError(f"{described.kind} cannot submit jobs: {_line(error)}") from error
     finally:
         log.setLevel(level)
