@@ -104,6 +104,10 @@ def test_a_chain_is_one_source_a_pair_is_two():
     beam = shape_to_covariance(5.0, 4.0, 20.0)
     assert chains(galaxy(6), beam) == [[0, 1, 2, 3, 4, 5]]
     assert chains(galaxy(2), beam) == [[0], [1]]
+    assert chains(galaxy(3), beam) == [[0], [1], [2]], "three sources in a row"
+    horns = [component(x=30.0 + 0.8 * i, y=30.0, chan=8.0 + 3 * i, fwhm=4.0) for i in (-1, 0, 1)]
+    assert chains(horns, beam) == [[0, 1, 2]], "one disc, its horns within a beam"
+    assert chains(horns[:2], beam) == [[0], [1]], "a pair stays a pair"
     apart = [*galaxy(4), component(x=60.0, y=60.0), component(x=29.0, y=30.0, chan=28.0)]
     assert sorted(chains(apart, beam), key=len) == [[4], [5], [0, 1, 2, 3]]
     assert chains([component(has_line=False) for _ in range(5)], beam) == [[0], [1], [2], [3], [4]]

@@ -1,8 +1,9 @@
 """One galaxy fitted with many Gaussians is one source: chains of overlapping components are joined.
 
 A rotating disc is not a Gaussian times a line. The joint fit describes it by a chain of components
-that overlap their neighbours on the sky and in frequency; two or three such components are a blend,
-a longer chain is one extended object.
+that overlap their neighbours on the sky and in frequency. Two such components are a blend, and so are
+three, unless all lie within half a beam of their centre: then they are the two horns and the middle of
+one line. A longer chain is one extended object.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape
 
 LEAST = 4
 """Components of a chain that make it one extended source."""
+
+LEAST_COMPACT = 3
+"""The same for a chain within half a beam of its centre."""
 
 
 def overlap(one: Component, other: Component, beam_covariance: NDArray) -> bool:
@@ -46,8 +50,18 @@ def chains(components: Sequence[Component], beam_covariance: NDArray, least: int
     out: list[list[int]] = []
     for value in sorted(set(label)):
         members = [number for number, mine in enumerate(label) if mine == value]
-        out += [members] if len(members) >= least else [[member] for member in members]
+        enough = least
+        if is_compact([components[member] for member in members], beam_covariance):
+            enough = min(least, LEAST_COMPACT)
+        out += [members] if len(members) >= enough else [[member] for member in members]
     return out
+
+
+def is_compact(members: Sequence[Component], beam_covariance: NDArray) -> bool:
+    """Whether all members lie within half a beam (FWHM, geometric mean) of their mean place."""
+    x, y = (np.array([getattr(member, name) for member in members]) for name in ("x", "y"))
+    beam = float(np.sqrt(np.prod(covariance_to_shape(beam_covariance)[:2])))
+    return bool((np.hypot(x - x.mean(), y - y.mean()) <= 0.5 * beam).all())
 
 
 def join(members: Sequence[Component], nchan: int) -> Component:
