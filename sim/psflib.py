@@ -147,59 +147,6 @@ def weigh(natural: NDArray, robust: float) -> tuple[NDArray[np.float64], NDArray
     return scaled[0], np.sqrt(scaled[1])
 
 
-def fit_beam(psf: NDArray, level: float = 0.35) -> NDArray[np.float64]:
-    """Covariance of the Gaussian that fits a PSF's main lobe.
-
-    Least squares over the pixels above `level` that hang together with the peak; the height is 1.
-
-    Parameters
-    ----------
-    psf : (ny, nx), peak 1 at pixel (ny // 2, nx // 2)
-
-    Returns
-    -------
-    (3,) float64 : sxx, syy, sxy [pixel^2]
-
-    Raises
-    ------
-    DataError
-        When the main lobe covers fewer than 5 pixels.
-    """
-    lobe = _main_lobe(psf, level)
-    y, x = np.nonzero(lobe)
-    if len(x) < 5:
-        raise DataError(f"the PSF's main lobe covers {len(x)} pixels above {level}; at least 5 are needed")
-    dx, dy = x - psf.shape[1] // 2.0, y - psf.shape[0] // 2.0
-    value = psf[y, x].astype(np.float64)
-    powers = -0.5 * np.stack([dx * dx, dy * dy, 2.0 * dx * dy], axis=1)
-    form = np.linalg.lstsq(powers * value[:, None], np.log(value) * value, rcond=None)[0]
-    for _ in range(20):
-        model = np.exp(powers @ form)
-        step = np.linalg.lstsq(powers * model[:, None], value - model, rcond=None)[0]
-        form = form + step
-        if np.abs(step).max() < 1e-10 * np.abs(form).max():
-            break
-    det = form[0] * form[1] - form[2] ** 2
-    return np.array([form[1], form[0], -form[2]]) / det
-
-
-def _main_lobe(psf: NDArray, level: float) -> NDArray[np.bool_]:
-    """Pixels above `level` connected with the central one."""
-    above = psf > level
-    lobe = np.zeros_like(above)
-    lobe[psf.shape[0] // 2, psf.shape[1] // 2] = True
-    while True:
-        grown = lobe.copy()
-        grown[1:] |= lobe[:-1]
-        grown[:-1] |= lobe[1:]
-        grown[:, 1:] |= lobe[:, :-1]
-        grown[:, :-1] |= lobe[:, 1:]
-        grown &= above
-        if (grown == lobe).all():
-            return lobe
-        lobe = grown
-
-
 @lru_cache(maxsize=4)
 def load_library(split: str = "train", path: Path = LIBRARY) -> PsfLibrary:
     """Read one split of the library.
@@ -291,6 +238,9 @@ def fit_scale(uv: NDArray, robust: float = float("nan")) -> Scaled:
     DataError
         When the pixels per beam do not settle.
     """
+    # Reading the library needs numpy only, building it scipy as well.
+    from casa_deepfocus.core.psf import fit_beam
+
     scale = 0.12 * GRID / np.sqrt(np.mean(uv**2))
     for attempt in range(25):
         # x runs west: a pixel's phase is -u.

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
+from casa_deepfocus.core.psf import fit_beam
 from casa_deepfocus.errors import ParameterError
 from sim import arrays
 from sim.beams import primary_beam
 from sim.coverage import ARCSEC, Coverage, Grid
-from sim.psflib import fit_beam
 from sim.sky import Source
 from sim.weighting import Cells, UvNoise, briggs, find_cells, uv_noise
 

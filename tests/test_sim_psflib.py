@@ -11,10 +11,11 @@ import pytest
 
 from casa_deepfocus.core.geometry import covariance_to_shape, gaussian_image, shape_to_covariance
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
+from casa_deepfocus.core.psf import fit_beam
 from casa_deepfocus.errors import DataError, ParameterError, ProductError
 from sim import __main__ as command
 from sim import fast, psfbuild
-from sim.psflib import GRID, LIBRARY, SPLITS, PsfLibrary, fit_beam, load_library
+from sim.psflib import GRID, LIBRARY, SPLITS, PsfLibrary, load_library
 
 
 @pytest.fixture(scope="module")
