@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
-from casa_deepfocus.core.psf import gaussian_psf
+from casa_deepfocus.core.psf import fit_beam, gaussian_psf
 from casa_deepfocus.errors import DataError, ProductError
-from sim.psflib import fit_beam
 
 PRODUCTS = ("dirty", "psf", "pb")
 """The images of a field; each is a file of that name with the ending .fits."""
