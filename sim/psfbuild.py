@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
 from casa_deepfocus.errors import DataError, ProductError
@@ -80,14 +81,16 @@ def build_library(
     rng = np.random.default_rng(seed)
     tracks = [Track(PAPER, -35.0, 0.1 * i, 2400.0, float("nan"), split) for i, split in enumerate(SPLIT_SHARES)]
     names, shares = list(SPLIT_SHARES), list(SPLIT_SHARES.values())
-    entries = [(track, *make_entry(track)) for track in tracks]
-    while len(entries) < number:
-        track = draw_track(rng, names[rng.choice(len(names), p=shares)])
-        try:
-            entries.append((track, *make_entry(track)))
-        except DataError as error:
-            if progress:
-                progress(f"left out: {error}")
+    # Threads of the linear algebra change the last bits of the beams.
+    with threadpool_limits(limits=1, user_api="blas"):
+        entries = [(track, *make_entry(track)) for track in tracks]
+        while len(entries) < number:
+            track = draw_track(rng, names[rng.choice(len(names), p=shares)])
+            try:
+                entries.append((track, *make_entry(track)))
+            except DataError as error:
+                if progress:
+                    progress(f"left out: {error}")
     band = max(max(int(np.abs(k).max()) for k in split_cells(cells)) for _, cells, _, _ in entries)
     columns = {name: np.array([getattr(entry[0], name) for entry in entries]) for name in Track.__dataclass_fields__}
     packed = io.BytesIO()

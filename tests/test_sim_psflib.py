@@ -155,8 +155,10 @@ def test_a_rebuilt_library_is_the_one_that_is_shipped(tmp_path: Path, capsys: py
     assert [file.name for file in tmp_path.iterdir()] == ["psfs.npz"]
     with np.load(path) as new, np.load(LIBRARY) as shipped:
         assert int(new["length"].sum()) == len(new["value"]) > 1000
-        for name in ("array", "dec", "hour_angle", "duration", "robust", "split", "length", "beam"):
+        for name in ("array", "dec", "hour_angle", "duration", "robust", "split", "length"):
             np.testing.assert_array_equal(new[name], shipped[name][:6])
+        # A least-squares fit: another linear algebra library rounds differently.
+        np.testing.assert_allclose(new["beam"], shipped["beam"][:6], rtol=1e-12)
         np.testing.assert_array_equal(new["value"], shipped["value"][: len(new["value"])])
     told = capsys.readouterr().out
     assert "alma.cycle9.3 (3)" in told and "256 x 256" in told
