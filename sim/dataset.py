@@ -118,6 +118,8 @@ def generate(
     indices = range(first, first + n)
     if Path(preset).is_file():
         preset = str(Path(preset).resolve())
+    # A recipe that cannot be observed is refused before anything is written.
+    _grid(preset, seed, first)
     failed: dict[int, str] = {}
     missing: list[int] = []
     try:

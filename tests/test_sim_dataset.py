@@ -425,3 +425,11 @@ def test_refusals(options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=message):
         generate(**({"preset": "paper", "n": 1, "seed": 7, "out": tmp_path / "set"} | options))
     assert not (tmp_path / "set").exists()
+
+
+def test_a_recipe_that_cannot_be_observed_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "never.yaml"
+    path.write_text("base: paper\nobservation:\n  declination: 80\n")
+    with pytest.raises(ParameterError, match="never rises above 20 deg"):
+        generate(str(path), 1, 7, tmp_path / "set")
+    assert [file.name for file in tmp_path.iterdir()] == ["never.yaml"]
