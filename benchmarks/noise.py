@@ -14,6 +14,7 @@ from skimage.feature import peak_local_max
 from casa_deepfocus.core.detection import LineSearch, integrated_map
 from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.core.reliability import NoisePeaks
+from casa_deepfocus.core.whitening import as_natural
 from casa_deepfocus.pipeline.blobs import line_cube
 
 LEVELS = {"line": (4.0, 4.5, 5.0, 5.5, 6.0), "integrated": (3.0, 3.5, 4.0, 4.5, 5.0)}
@@ -25,6 +26,8 @@ def count(job: tuple[str, int, int]) -> dict[str, tuple[list[int], list[float]]]
 
     preset, seed, index = job
     cube, _ = simulate(preset, seed, index, empty=True)
+    # As the pipeline does.
+    cube, _ = as_natural(cube, channel_noise(cube.data))
     sigma = channel_noise(cube.data)
     line, _ = line_cube(cube.data, sigma)
     inside = np.isfinite(cube.data).any(axis=0) & (np.nan_to_num(cube.pb).max(axis=0) > 0)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("casadata")
 from casa_deepfocus.core.noise import channel_noise  # noqa: E402
 from casa_deepfocus.core.psf import fit_beam  # noqa: E402
-from casa_deepfocus.core.whitening import restore_natural, white_share  # noqa: E402
+from casa_deepfocus.core.whitening import as_natural, restore_natural, white_share  # noqa: E402
 from sim.cube import simulate_cube  # noqa: E402
 from sim.response import Coverage, Grid  # noqa: E402
 from sim.sky import Source  # noqa: E402
@@ -114,3 +114,11 @@ def test_blank_pixels_and_beams():
     assert natural.beam_pixels() > 1.05 * cube.beam_pixels()
     middle = fit_beam(natural.psf[12])
     np.testing.assert_allclose(natural.beam_covariances()[12], middle, rtol=0.02)
+
+
+def test_a_cube_without_white_noise_is_left_alone():
+    cube = cube_with(0.0, 1.0)
+    assert as_natural(cube, channel_noise(cube.data))[0] is cube
+    cube = cube_with(1.0, 1.0)
+    natural, share = as_natural(cube, channel_noise(cube.data))
+    assert share == pytest.approx(0.5, abs=0.03) and natural is not cube

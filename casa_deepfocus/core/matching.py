@@ -46,8 +46,7 @@ MATCH_LINE = 0.5
 
 MODES = ("line", "continuum", "both")
 
-_TABLES = ("errors", "bounds")
-_SPECIAL = (*_TABLES, "further")
+_SPECIAL = ("errors", "bounds", "further")
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,8 @@ class Sources:
     def take(self, index: NDArray) -> Sources:
         """The sources of an index or mask."""
         columns = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in _SPECIAL}
-        tables = {name: {k: v[index] for k, v in getattr(self, name).items()} for name in _TABLES}
-        return replace(self, **columns, **tables, further=self.further[index])
+        errors, bounds = ({k: v[index] for k, v in table.items()} for table in (self.errors, self.bounds))
+        return replace(self, **columns, errors=errors, bounds=bounds, further=self.further[index])
 
 
 @dataclass(frozen=True)

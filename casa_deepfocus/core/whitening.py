@@ -23,6 +23,9 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.psf import fit_beam, place_psf, psf_basis
 
+LEAST_SHARE = 0.05
+"""With less of its variance white over the pixels, the noise is taken for the interferometer's own."""
+
 MEASURED = 0.02
 """Where the PSF's transform is below this fraction of its largest value, no baseline measures."""
 
@@ -37,6 +40,23 @@ NODES = 9
 
 LEAST_CELLS = 256
 """Fewer unmeasured cells do not tell."""
+
+
+def as_natural(cube: Cube, sigma: NDArray) -> tuple[Cube, float]:
+    """The cube to search: as it is, or with natural weighting's noise in the place of white noise.
+
+    Parameters
+    ----------
+    cube : Cube
+    sigma : (nchan,) [Jy/beam], `core.noise.channel_noise`
+
+    Returns
+    -------
+    cube : Cube, the same object where less than `LEAST_SHARE` of the noise is white
+    share : float, `white_share`
+    """
+    share = white_share(cube, sigma)
+    return (restore_natural(cube, share) if share >= LEAST_SHARE else cube), share
 
 
 def white_share(cube: Cube, sigma: NDArray) -> float:
@@ -109,7 +129,7 @@ def restore_natural(cube: Cube, share: float) -> Cube:
         spectrum = fft.rfft2(np.nan_to_num(plane), s=grid, workers=-1)
         data[chan] = fft.irfft2(spectrum * response, s=grid, workers=-1)[:ny, :nx]
     data[~np.isfinite(cube.data)] = np.nan
-    data[:, _border(np.isfinite(cube.data).any(axis=0), cube.beam_pixels())] = np.nan
+    data[:, _border(np.asarray(np.isfinite(cube.data).any(axis=0)), cube.beam_pixels())] = np.nan
     psf = _filtered_psfs(cube.psf, response, grid)
     psf /= psf[:, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
     return replace(cube, data=data, psf=psf, beams=_beams(psf, cube))

@@ -27,7 +27,7 @@ from casa_deepfocus.core.detection import integrated_map
 from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.noise import channel_noise, inverse_variance
 from casa_deepfocus.core.psf import Imager
-from casa_deepfocus.core.whitening import restore_natural, white_share
+from casa_deepfocus.core.whitening import as_natural
 from casa_deepfocus.errors import DataError
 from casa_deepfocus.pipeline.blobs import detect
 from casa_deepfocus.pipeline.joint import refine, refine_lines
@@ -54,9 +54,6 @@ from casa_deepfocus.pipeline.state import (
 )
 
 __all__ = ["MIN_LINE_CHANNELS", "MODES", "Networks", "Options", "Result", "SourceDetail", "collapse", "run"]
-
-WHITE_SHARE = 0.05
-"""With less of its variance white over the pixels, the noise is taken for the interferometer's own."""
 
 
 def run(
@@ -101,14 +98,10 @@ def _run(
     with clock.step("noise"):
         sigma = channel_noise(cube.data)
         first = integrated_map(cube.data, sigma)
-        share = white_share(cube, sigma)
-        if share >= WHITE_SHARE:
-            natural = restore_natural(cube, share)
-            search = _prepare(natural, networks, options, channel_noise(natural.data))
-        else:
-            search = _prepare(cube, networks, options, sigma)
+        natural, share = as_natural(cube, sigma)
+        search = _prepare(natural, networks, options, sigma if natural is cube else channel_noise(natural.data))
     log(f"noise: {np.nanmedian(sigma):.4g} Jy/beam a channel (median of {np.isfinite(sigma).sum()} channels)")
-    if share >= WHITE_SHARE:
+    if natural is not cube:
         log(
             f"{100 * share:.0f} per cent of the noise's variance is white over the pixels, no interferometer's: "
             f"image and PSF are convolved to natural weighting's noise (beam {search.beam * cube.cell:.3g} arcsec)"
