@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("casadata")
 from casa_deepfocus.core.noise import channel_noise  # noqa: E402
-from casa_deepfocus.core.psf import fit_beam  # noqa: E402
+from casa_deepfocus.core.psf import fit_beam, gaussian_psf  # noqa: E402
 from casa_deepfocus.core.whitening import as_natural, restore_natural, white_share  # noqa: E402
 from sim.cube import simulate_cube  # noqa: E402
 from sim.response import Coverage, Grid  # noqa: E402
@@ -122,3 +122,27 @@ def test_a_cube_without_white_noise_is_left_alone():
     cube = cube_with(1.0, 1.0)
     natural, share = as_natural(cube, channel_noise(cube.data))
     assert share == pytest.approx(0.5, abs=0.03) and natural is not cube
+
+
+def test_without_a_measured_psf_nothing_is_filtered():
+    cube = cube_with(1.0, 0.1)
+    sigma = channel_noise(cube.data)
+    assert white_share(cube, sigma) > 0.9
+    size = cube.psf.shape[1:]
+    assumed = replace(cube, psf=gaussian_psf(cube.beams, cube.cell, size), psf_is_measured=False)
+    assert as_natural(assumed, sigma)[0] is assumed
+
+
+@pytest.mark.parametrize("flagged", [[0, 1], [12], [23]])
+def test_flagged_channels_without_a_psf(flagged):
+    cube = cube_with(1.0, 0.5)
+    data, psf = cube.data.copy(), cube.psf.copy()
+    data[flagged], psf[flagged] = np.nan, 0.0
+    holed = replace(cube, data=data, psf=psf)
+    natural, share = as_natural(holed, channel_noise(data))
+    assert share == pytest.approx(0.8, abs=0.03)
+    assert np.isnan(natural.data[flagged]).all() and np.abs(natural.psf[flagged]).max() < 1e-3
+    whole = restore_natural(cube, share)
+    kept = np.delete(np.arange(cube.nchan), flagged)
+    np.testing.assert_allclose(natural.psf[kept].max(axis=(1, 2)), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(natural.beams[kept], whole.beams[kept], rtol=0.02)

@@ -72,8 +72,11 @@ def white_share(cube: Cube, sigma: NDArray) -> float:
 
     Returns
     -------
-    float in [0, 1]; 0 when the pixels are too coarse to tell
+    float in [0, 1]; 0 when the pixels are too coarse to tell, or the PSF was not measured
     """
+    if not cube.psf_is_measured:
+        # The Gaussian of the header's beam does not say where baselines measure, and is not what made the image.
+        return 0.0
     ny, nx = cube.shape
     chosen = [chan for chan in range(0, cube.nchan, max(1, cube.nchan // CHANNELS)) if np.isfinite(sigma[chan])]
     taper = np.hanning(ny + 2)[1:-1, None] * np.hanning(nx + 2)[None, 1:-1]
@@ -116,7 +119,8 @@ def restore_natural(cube: Cube, share: float) -> Cube:
     """
     ny, nx = cube.shape
     grid = (fft.next_fast_len(2 * ny, real=True), fft.next_fast_len(2 * nx, real=True))
-    middle = place_psf(cube.psf[len(cube.psf) // 2], grid)
+    known = _known_psfs(cube.psf)
+    middle = place_psf(cube.psf[known[len(known) // 2]], grid)
     # A Gaussian's transform is positive, so that the smoothed one is too, but for the cut of the PSF.
     width = REACH * cube.beam_pixels()
     taper_y, taper_x = (np.exp(-0.5 * (fft.fftfreq(size, 1.0 / size) / width) ** 2) for size in grid)
@@ -131,8 +135,13 @@ def restore_natural(cube: Cube, share: float) -> Cube:
     data[~np.isfinite(cube.data)] = np.nan
     data[:, _border(np.asarray(np.isfinite(cube.data).any(axis=0)), cube.beam_pixels())] = np.nan
     psf = _filtered_psfs(cube.psf, response, grid)
-    psf /= psf[:, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
+    psf[known] /= psf[known, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
     return replace(cube, data=data, psf=psf, beams=_beams(psf, cube))
+
+
+def _known_psfs(psf: NDArray) -> NDArray[np.int64]:
+    """(n,) planes that hold a PSF; CASA's are zero for a flagged channel."""
+    return np.flatnonzero(psf[:, psf.shape[1] // 2, psf.shape[2] // 2] > 0.5)
 
 
 def _border(known: NDArray[np.bool_], width: float) -> NDArray[np.bool_]:
@@ -153,7 +162,8 @@ def _filtered_psfs(psf: NDArray, response: NDArray, grid: tuple[int, int]) -> ND
 
 def _beams(psf: NDArray, cube: Cube) -> NDArray[np.float64]:
     """(nchan, 3) beams [arcsec, arcsec, deg] fitted to a few of the PSFs, which change smoothly."""
-    nodes = np.unique(np.linspace(0, len(psf) - 1, NODES).round().astype(int))
+    known = _known_psfs(psf)
+    nodes = known[np.unique(np.linspace(0, len(known) - 1, NODES).round().astype(int))]
     fitted = np.stack([fit_beam(psf[node]) for node in nodes])
     channels = np.arange(len(psf))
     covariances = np.stack([np.interp(channels, nodes, column) for column in fitted.T], axis=1)
