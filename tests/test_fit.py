@@ -167,3 +167,16 @@ def test_the_slope_is_shared_between_data_and_prior(array):
     assert found.slope == pytest.approx(0.1, rel=0.05)
     spread = found.slope_scale * found.cont
     assert found.errors["slope"] == pytest.approx((error**-2 + spread**-2) ** -0.5, rel=0.01)
+
+
+def test_edge_of_the_data_holds_up_no_component(array):
+    imager, amplitude, beam = array
+    data = noise_cube(amplitude, np.random.default_rng(5))
+    # Most of it lies where there are no data, the end of it on them.
+    data[:, :60] = np.nan
+    start = Component(64.0, 58.0, shape_to_covariance(3.0, 14.0, 90.0), has_line=False, has_cont=True, cont=12.0)
+    fit = JointFit(data, np.ones(NCHAN), imager, beam)
+    fit.measure([start])
+    assert start.snr_cont > 10, "what it starts from must look like a source"
+    fit.fit([start])
+    assert start.snr_cont < 4.0

@@ -138,7 +138,7 @@ def _spectra(vector: NDArray, nchan: int, has_line: bool) -> dict[str, NDArray[n
 class _Stamp:
     """The patch of sky that a group of components is fitted on, and the band-limited images on it."""
 
-    def __init__(self, components: Sequence[Component], shape: tuple[int, int], margin: int) -> None:
+    def __init__(self, components: Sequence[Component], known: NDArray[np.bool_], margin: int) -> None:
         reach = [margin + int(np.ceil(2.0 * float(covariance_to_shape(c.covariance)[0]))) for c in components]
         low_x = min(round(c.x) - r for c, r in zip(components, reach, strict=True))
         low_y = min(round(c.y) - r for c, r in zip(components, reach, strict=True))
@@ -148,15 +148,28 @@ class _Stamp:
         self.size += self.size % 2
         self.x0 = (low_x + high_x - self.size) // 2
         self.y0 = (low_y + high_y - self.size) // 2
-        self.shape = shape
+        self.shape = known.shape
+        self.known: NDArray[np.bool_] | None = None
+        rows, columns, part = self.overlap()
+        on_stamp = np.zeros((self.size, self.size), dtype=bool)
+        on_stamp[part] = known[rows, columns]
+        if not on_stamp.all():
+            self.known = on_stamp
         fy, fx = fft.fftfreq(self.size)[:, None], fft.rfftfreq(self.size)[None, :]
         self._factors = [1.0, -2j * np.pi * fx, -2j * np.pi * fy]
         self._factors += [-2 * np.pi**2 * fx**2, -2 * np.pi**2 * fy**2, -4 * np.pi**2 * fx * fy]
 
     def images(self, vector: NDArray) -> NDArray[np.float32]:
-        """(6, size, size) : a component's image of unit flux, and its derivatives by x, y, sxx, syy, sxy."""
+        """(6, size, size) : a component's image of unit flux, and its derivatives by x, y, sxx, syy, sxy.
+
+        They are 0 where there are no data: what lies there would agree with any model, and hold up a component
+        that leans over the edge on a sidelobe.
+        """
         base = gaussian_transform((self.size, self.size), vector[0] - self.x0, vector[1] - self.y0, vector[2:5])
-        return fft.irfft2(np.stack([base * factor for factor in self._factors]), s=(self.size, self.size))
+        images = fft.irfft2(np.stack([base * factor for factor in self._factors]), s=(self.size, self.size))
+        if self.known is not None:
+            images *= self.known
+        return images
 
     def overlap(self) -> tuple[slice, slice, tuple[slice, slice]]:
         """Rows and columns of the image under the stamp, and the same pixels on the stamp."""
@@ -187,14 +200,20 @@ class _Group:
     """Gauss-Newton on one group of overlapping components, from an exact residual."""
 
     def __init__(
-        self, components: Sequence[Component], residual: NDArray, imager: Imager, weights: NDArray, beam: NDArray
+        self,
+        components: Sequence[Component],
+        residual: NDArray,
+        known: NDArray[np.bool_],
+        imager: Imager,
+        weights: NDArray,
+        beam: NDArray,
     ) -> None:
         self.components = list(components)
         self.weights = weights
         self.nchan = residual.shape[0]
         self.beam_variance = 0.5 * float(beam[0] + beam[1])
         margin = int(np.ceil(1.5 * np.sqrt(self.beam_variance) * FWHM_PER_SIGMA)) + 6
-        self.stamp = _Stamp(components, residual.shape[1:], margin)
+        self.stamp = _Stamp(components, known, margin)
         self.residual = self.stamp.cut(residual).reshape(self.nchan, -1)
         double = (2 * self.stamp.size, 2 * self.stamp.size)
         kernel = np.fft.ifftshift(imager.stamp(self._reference_channel(), self.stamp.size))
@@ -440,6 +459,7 @@ class JointFit:
 
     def __init__(self, data: NDArray[np.float32], sigma: NDArray, imager: Imager, beam_covariance: NDArray) -> None:
         self.data = data
+        self.known = np.asarray(np.isfinite(data).any(axis=0))
         self.weights = inverse_variance(sigma)
         self.imager = imager
         self.beam = np.asarray(beam_covariance, dtype=float)
@@ -497,7 +517,7 @@ class JointFit:
         -------
         (nchan,) float64 [Jy], apparent
         """
-        group = _Group([component], self.residual, self.imager, self.weights, self.beam)
+        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam)
         image = group.start_images[0]
         response = float(image @ group.start_dirty[0])
         return group.start_spectra[0] + (group.residual @ image) / response
@@ -505,7 +525,7 @@ class JointFit:
     def _groups(self, components: Sequence[Component]) -> Iterable[_Group]:
         for indices in groups_of(components, self.beam_fwhm):
             members = [components[index] for index in indices]
-            yield _Group(members, self.residual, self.imager, self.weights, self.beam)
+            yield _Group(members, self.residual, self.known, self.imager, self.weights, self.beam)
 
     def _settled(self, components: Sequence[Component], before: Sequence[NDArray]) -> bool:
         for component, old in zip(components, before, strict=True):
