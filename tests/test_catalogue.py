@@ -104,7 +104,13 @@ def test_a_chain_is_one_source_a_pair_is_two():
     beam = shape_to_covariance(5.0, 4.0, 20.0)
     assert chains(galaxy(6), beam) == [[0, 1, 2, 3, 4, 5]]
     assert chains(galaxy(2), beam) == [[0], [1]]
-    assert chains(galaxy(3), beam) == [[0], [1], [2]], "three sources in a row"
+    assert chains(galaxy(3), beam) == [[0, 1, 2]], "a disc: its channels run along it"
+    first, middle, last = galaxy(3)
+    first.chan, middle.chan, last.chan = 8.0, 14.0, 11.0
+    assert chains([first, middle, last], beam) == [[0], [1], [2]], "three sources in a row"
+    first, middle, last = galaxy(3)
+    middle.y += 2.0
+    assert chains([first, middle, last], beam) == [[0], [1], [2]], "three that stand in no row"
     horns = [component(x=30.0 + 0.8 * i, y=30.0, chan=8.0 + 3 * i, fwhm=4.0) for i in (-1, 0, 1)]
     assert chains(horns, beam) == [[0, 1, 2]], "one disc, its horns within a beam"
     assert chains(horns[:2], beam) == [[0], [1]], "a pair stays a pair"

@@ -2,8 +2,9 @@
 
 A rotating disc is not a Gaussian times a line. The joint fit describes it by a chain of components
 that overlap their neighbours on the sky and in frequency. Two such components are a blend, and so are
-three, unless all lie within half a beam of their centre: then they are the two horns and the middle of
-one line. A longer chain is one extended object.
+three, unless all lie within half a beam of their centre (the two horns and the middle of one line), or
+in a row along which the channel runs one way (the two sides and the middle of a resolved disc). A longer
+chain is one extended object.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape
 LEAST = 4
 """Components of a chain that make it one extended source."""
 
-LEAST_COMPACT = 3
-"""The same for a chain within half a beam of its centre."""
+LEAST_ORDERED = 3
+"""The same for a chain within half a beam of its centre, or ordered as a rotating disc is."""
+
+STRAIGHT = 0.35
+"""How far off the line through the outer two the middle of a rotating disc may lie [beam, FWHM]."""
 
 
 def overlap(one: Component, other: Component, beam_covariance: NDArray) -> bool:
@@ -49,10 +53,11 @@ def chains(components: Sequence[Component], beam_covariance: NDArray, least: int
                 label = [new if value == old else value for value in label]
     out: list[list[int]] = []
     for value in sorted(set(label)):
-        members = [number for number, mine in enumerate(label) if mine == value]
+        members = [number for number, at in enumerate(label) if at == value]
         enough = least
-        if is_compact([components[member] for member in members], beam_covariance):
-            enough = min(least, LEAST_COMPACT)
+        mine = [components[member] for member in members]
+        if is_compact(mine, beam_covariance) or is_rotating(mine, beam_covariance):
+            enough = min(least, LEAST_ORDERED)
         out += [members] if len(members) >= enough else [[member] for member in members]
     return out
 
@@ -60,8 +65,25 @@ def chains(components: Sequence[Component], beam_covariance: NDArray, least: int
 def is_compact(members: Sequence[Component], beam_covariance: NDArray) -> bool:
     """Whether all members lie within half a beam (FWHM, geometric mean) of their mean place."""
     x, y = (np.array([getattr(member, name) for member in members]) for name in ("x", "y"))
-    beam = float(np.sqrt(np.prod(covariance_to_shape(beam_covariance)[:2])))
-    return bool((np.hypot(x - x.mean(), y - y.mean()) <= 0.5 * beam).all())
+    return bool((np.hypot(x - x.mean(), y - y.mean()) <= 0.5 * _fwhm(beam_covariance)).all())
+
+
+def is_rotating(members: Sequence[Component], beam_covariance: NDArray) -> bool:
+    """Whether three or more members lie in a row, in the order of their channels."""
+    if len(members) < LEAST_ORDERED:
+        return False
+    places = np.array([(c.x, c.y) for c in sorted(members, key=lambda c: c.chan)])
+    row = places[-1] - places[0]
+    length = float(np.hypot(*row))
+    if length == 0.0:
+        return False
+    along, across = np.array([row, (-row[1], row[0])]) @ (places - places[0]).T / length
+    return bool((np.diff(along) > 0).all() and (np.abs(across) <= STRAIGHT * _fwhm(beam_covariance)).all())
+
+
+def _fwhm(beam_covariance: NDArray) -> float:
+    """FWHM of the beam [pixel], geometric mean."""
+    return float(np.sqrt(np.prod(covariance_to_shape(beam_covariance)[:2])))
 
 
 def join(members: Sequence[Component], nchan: int) -> Component:
