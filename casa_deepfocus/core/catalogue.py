@@ -1,7 +1,8 @@
 """From fitted components to a table that an astronomer reads: sky coordinates, units, errors.
 
-Fluxes are corrected for the primary beam at the source's position; the response itself stands
-beside them in `pb`. NaN means not measured; in the integer columns -1.
+The fit's components are what the antennas see; here the primary beam is taken off them: off their
+fluxes, and off places and sizes, which its slope changes (`core.primarybeam`). NaN means not
+measured; in the integer columns -1.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.fit import NAMES, Component
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape, peak_over_flux
+from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape, peak_over_flux, shape_to_covariance
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
+from casa_deepfocus.core.primarybeam import OnSky, local_beam, on_sky
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("name", "str", "", "JHHMMSS.ss+DDMMSS.s of the fitted position"),
@@ -55,7 +57,7 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("snr", "float", "", "matched-filter signal to noise, of the line where there is one, else of the continuum"),
     ("snr_line", "float", "", ""),
     ("snr_continuum", "float", "", ""),
-    ("pb", "float", "", "primary beam response that the fluxes were divided by"),
+    ("pb", "float", "", "primary beam averaged over the source, that peak and line flux were divided by"),
     ("probability", "float", "", "Blobs Finder's probability at the detection"),
     ("reliability", "float", "", "probability that this is not noise, from the negative peaks of the same cube"),
     ("group", "int", "", "blend group: sources fitted together share a number"),
@@ -113,63 +115,82 @@ def shape_errors(covariance: NDArray, matrix: NDArray) -> tuple[float, float, fl
 def component_row(component: Component, cube: Cube) -> dict[str, object]:
     """One row of the catalogue (without name, reliability and box) from a fitted component."""
     nchan = cube.nchan
-    errors = component.errors
     middle = 0.5 * (nchan - 1)
     chan = component.chan if component.has_line else middle
-    pb = primary_beam(cube, component.x, component.y, chan)
-    ra, dec = sky_position(cube, component.x, component.y)
-    matrix = component.matrix if component.matrix is not None else np.zeros((len(NAMES), len(NAMES)))
-    maj, minor, pa = (float(value) for value in covariance_to_shape(component.covariance))
-    maj_err, min_err, pa_err = shape_errors(component.covariance, matrix[2:5, 2:5])
+    source = component_on_sky(component, cube, chan)
+    x, y = component.x + source.shift[0], component.y + source.shift[1]
+    ra, dec = sky_position(cube, x, y)
+    matrix = np.zeros((5, 5))
+    if component.matrix is not None:
+        matrix = source.jacobian @ component.matrix[:5, :5] @ source.jacobian.T
+    x_err, y_err = np.sqrt(np.diag(matrix)[:2]) if {"x", "y"} <= component.errors.keys() else (np.nan, np.nan)
+    maj, minor, pa = (float(value) for value in covariance_to_shape(source.covariance))
+    maj_err, min_err, pa_err = shape_errors(source.covariance, matrix[2:, 2:])
     if not component.fit_shape:
         maj_err = min_err = pa_err = np.nan
     row: dict[str, object] = {
-        "ra": ra, "ra_err": errors.get("x", np.nan) * cube.cell,
-        "dec": dec, "dec_err": errors.get("y", np.nan) * cube.cell,
-        "x": component.x, "y": component.y, "x_err": errors.get("x", np.nan), "y_err": errors.get("y", np.nan),
+        "ra": ra, "ra_err": x_err * cube.cell, "dec": dec, "dec_err": y_err * cube.cell,
+        "x": x, "y": y, "x_err": x_err, "y_err": y_err,
         "fwhm_maj": maj * cube.cell, "fwhm_min": minor * cube.cell, "pa": pa,
         "fwhm_maj_err": maj_err * cube.cell, "fwhm_min_err": min_err * cube.cell, "pa_err": pa_err,
-        "pb": pb, "probability": component.probability, "group": component.group,
+        "pb": source.response, "probability": component.probability, "group": component.group,
         "snr_line": component.snr_line if component.has_line else np.nan,
         "snr_continuum": component.snr_cont if component.has_cont else np.nan,
         "snr": component.snr_line if component.has_line else component.snr_cont,
         "flags": ",".join(sorted(component.flags)),
     }  # fmt: skip
     beam = cube.beam_covariances()[int(np.clip(round(chan), 0, nchan - 1))]
-    per_flux = peak_over_flux(np.maximum(component.covariance, [0.0, 0.0, -np.inf]), beam)
+    per_flux = peak_over_flux(np.maximum(source.covariance, [0.0, 0.0, -np.inf]), beam) / source.response
     if component.has_line:
-        freq = cube.chan_to_freq(component.chan)
-        kms = cube.chan_width_kms(freq)
-        flux, flux_err = component.line_flux()
-        row |= {
-            "chan": component.chan, "chan_err": errors.get("chan", np.nan), "freq": freq,
-            "freq_err": errors.get("chan", np.nan) * abs(cube.chan_width),
-            "line_fwhm": component.fwhm * kms, "line_fwhm_err": component.fwhm * kms * errors.get("lnw", np.nan),
-            "line_flux": flux * kms / pb, "line_flux_err": flux_err * kms / pb,
-            "line_flux_jyhz": flux * abs(cube.chan_width) / pb,
-            "peak": component.amp * per_flux / pb,
-            "peak_err": _ratio(component.amp * per_flux / pb, component.snr_line),
-        }  # fmt: skip
+        row |= _line_values(component, cube, source.response)
+        row |= _peak(component.amp * per_flux, component.snr_line)
     else:
-        row |= {"line_flux": 0.0, "line_flux_jyhz": 0.0, "peak": component.cont * per_flux / pb}
-        row["peak_err"] = _ratio(component.cont * per_flux / pb, component.snr_cont)
+        row |= {"line_flux": 0.0, "line_flux_jyhz": 0.0} | _peak(component.cont * per_flux, component.snr_cont)
     if component.has_cont:
-        row |= {"continuum": component.cont / pb, "continuum_err": errors.get("cont", np.nan) / pb}
-        if component.has_slope and cube.chan_width:
-            row["continuum_slope"] = component.slope / pb / (cube.chan_width / 1e9)
+        row |= _continuum_values(component, cube)
     return row
 
 
-def _ratio(value: float, snr: float) -> float:
-    return abs(value / snr) if snr else float("nan")
-
-
-def primary_beam(cube: Cube, x: float, y: float, chan: float) -> float:
-    """Primary beam response at the nearest pixel and channel, (0, 1]; NaN where it is not known."""
+def component_on_sky(component: Component, cube: Cube, chan: float) -> OnSky:
+    """A component without the primary beam of a channel."""
     plane = cube.pb[int(np.clip(round(chan), 0, cube.nchan - 1)) if cube.pb.shape[0] > 1 else 0]
-    row, column = int(np.clip(round(y), 0, plane.shape[0] - 1)), int(np.clip(round(x), 0, plane.shape[1] - 1))
-    value = float(plane[row, column])
-    return value if np.isfinite(value) and value > 0 else float("nan")
+    window = shape_to_covariance(*covariance_to_shape(component.covariance)) + cube.beam_covariance()
+    return on_sky(component.covariance, local_beam(plane, component.x, component.y, window))
+
+
+def _line_values(component: Component, cube: Cube, response: float) -> dict[str, float]:
+    """Columns of a component's line."""
+    freq = cube.chan_to_freq(component.chan)
+    kms, width = cube.chan_width_kms(freq), abs(cube.chan_width)
+    flux, flux_err = component.line_flux()
+    chan_err = component.errors.get("chan", np.nan)
+    return {
+        "chan": component.chan, "chan_err": chan_err, "freq": freq, "freq_err": chan_err * width,
+        "line_fwhm": component.fwhm * kms,
+        "line_fwhm_err": component.fwhm * kms * component.errors.get("lnw", np.nan),
+        "line_flux": flux * kms / response, "line_flux_err": flux_err * kms / response,
+        "line_flux_jyhz": flux * width / response,
+    }  # fmt: skip
+
+
+def _continuum_values(component: Component, cube: Cube) -> dict[str, float]:
+    """Columns of a component's continuum; the primary beam's own slope with frequency is taken off its slope."""
+    middle = 0.5 * (cube.nchan - 1)
+    response = component_on_sky(component, cube, middle).response
+    values = {
+        "continuum": component.cont / response,
+        "continuum_err": component.errors.get("cont", np.nan) / response,
+    }
+    if component.has_slope and cube.chan_width:
+        low, high = (component_on_sky(component, cube, chan).response for chan in (0, cube.nchan - 1))
+        own = np.log(high / low) / (cube.nchan - 1)
+        slope = (component.slope - component.cont * own) / response
+        values["continuum_slope"] = slope / (cube.chan_width / 1e9)
+    return values
+
+
+def _peak(peak: float, snr: float) -> dict[str, float]:
+    return {"peak": peak, "peak_err": abs(peak / snr) if snr else float("nan")}
 
 
 def sky_position(cube: Cube, x: float, y: float) -> tuple[float, float]:
