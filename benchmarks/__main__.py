@@ -1,11 +1,11 @@
-"""``python -m benchmarks speed|psf|noise|bounds|fidelity|throughput|peers``, from the root of the repository."""
+"""``python -m benchmarks NAME``, from the root of the repository."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import bounds, fidelity, noise, peers, psf, speed, throughput
+from benchmarks import bounds, fidelity, networks, noise, peers, psf, speed, throughput
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -15,6 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module, text in (
         ("speed", speed, "seconds of each step and peak memory of one search"),
+        ("networks", networks, "seconds of each network in one search, and of all together"),
         ("psf", psf, "a cube's PSFs as a few principal images: exactness and speed"),
         ("noise", noise, "peaks of noise found in empty fields, beside the law for them"),
         ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
