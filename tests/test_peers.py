@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Table, vstack
 from astropy.wcs import WCS
 
 from benchmarks import __main__ as main
 from benchmarks import peers
-from benchmarks.peers import catalogues, compare, finders, process
+from benchmarks.peers import catalogues, compare, finders, process, rates
 from benchmarks.peers.field import WINDOW, write_field
 from benchmarks.peers.finders import Finder, Places
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, shape_to_covariance
 from casa_deepfocus.errors import ParameterError, ProductError
+from training.ideal import ideal_filter
 
 NPIX, NCHAN, CELL, BEAM = 64, 48, 0.1, 0.6
 LINE = {"x": 40.0, "y": 25.0, "chan": 20.0, "width": 6.0, "peak": 0.02}
@@ -168,11 +170,113 @@ def test_finders_are_scored_on_the_same_fields():
     assert (result["physical"]["recall"], result["physical"]["false_positives"]) == (1.0, 4)
     assert result["empty"] == {"n_fields": 1, "false_alarms": 3}
     assert (result["seconds_per_field"], result["memory_mib"]) == (2.0, 100.0)
-    # 1.5 false ones are allowed in three fields: those at SNR 6 and 7 go, the one at SNR 30 in the empty field stays.
-    assert peer.at_rate["level"] == 7.0
-    assert peer.at_rate["recall_snr5"] == 1.0
     row = compare.scoreboard([peer])[0]
     assert (row["finder"], row["FP"], row["alarms"]) == ("planted", 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("empty", "rate", "level", "alarms", "left", "recall"),
+    [
+        # One alarm is allowed in the empty field: those at SNR 6 and 7 go, the one at SNR 30 stays, as the sources.
+        (1, 1.0, 7.0, 1, 0, 1.0),
+        # None is allowed: the sources go with it.
+        (1, 0.5, 30.0, 0, 0, 0.0),
+        # No empty field: one of the four false positives is allowed, but two have the same SNR.
+        (0, 0.5, 7.0, 0, 0, 1.0),
+        (0, 1.0, 6.0, 2, 2, 1.0),
+        (0, 2.0, -np.inf, 4, 4, 1.0),
+    ],
+)
+def test_catalogues_are_cut_at_a_rate_of_false_alarms(empty, rate, level, alarms, left, recall):
+    peer = compare.compare("paper", 2, 7, [planted()], Places(), empty=empty, rate=rate, simulate=simulate)[0][0]
+    assert (peer.score.physical["recall"], peer.score.physical["false_positives"]) == (1.0, 4)
+    got = peer.at_rate
+    assert (got.level, got.alarms, got.false_positives, got.recall_snr5) == (level, alarms, left, recall)
+
+
+def test_false_positives_at_a_source_are_no_false_alarms():
+    doubled = planted(false=0)
+
+    def search(field, settings, places, scratch):
+        row = {"x": 40.0, "y": 25.0, "chan": 20.0, "line_fwhm": 80.0, "snr": 30.0}
+        return catalogues.table([row, {**row, "x": 40.5, "snr": 20.0}], field), process.Cost()
+
+    doubled = replace(doubled, search=search)
+    peer = compare.compare("paper", 2, 7, [doubled], Places(), rate=0.0, simulate=simulate)[0][0]
+    assert peer.score.physical["duplicates"] == 2
+    assert (peer.at_rate.level, peer.at_rate.alarms, peer.at_rate.false_positives) == (-np.inf, 0, 2)
+
+
+def test_a_catalogue_without_snr_cannot_be_cut():
+    assert rates.cut_level(np.array([np.nan, 7.0, 6.0]), 1) == 6.0
+    assert np.isnan(rates.cut_level(np.array([np.nan, np.nan]), 1))
+    assert rates.cut_level(np.array([np.nan, np.nan]), 2) == -np.inf
+    assert rates.cut_level(np.array([]), 0) == -np.inf
+
+
+def geometry(preset: str, seed: int, index: int, empty: bool):
+    """Sources of SNR 3, 4, ... 8, half of them without continuum, in a cube of a known size."""
+    made, truth = simulate(preset, seed, index, False)
+    truth = vstack([truth] * 6)
+    truth["snr"] = truth["snr_total"] = np.arange(3.0, 9.0)
+    truth["continuum"][::2] = 0.0
+    truth["x"] += 4.0 * np.arange(6)
+    for name, value in (("nx", NPIX), ("ny", NPIX), ("nchan", NCHAN)):
+        truth[name] = np.full(6, value)
+    return made, truth[:0] if empty else truth
+
+
+def test_the_ideal_filter_stands_in_the_table_at_the_same_rate():
+    levels = []
+    for rate in (0.01, 1.0):
+        peer = compare.compare("paper", 2, 7, [planted()], Places(), empty=1, rate=rate, simulate=geometry)[0][0]
+        score, ideal = peer.score, peer.ideal
+        volume = np.full(12, NPIX**2), np.full(12, NCHAN)
+        assert ideal.level == pytest.approx(np.median(ideal_filter(score.truth, *volume, rate).blind))
+        # Half of the sources of a shape are found at the level for it.
+        assert ideal.snr50_line_only == pytest.approx(ideal.level, abs=0.1)
+        assert 0.0 < ideal.recall_snr5 < 1.0
+        row = compare.scoreboard([peer])[-1]
+        assert row["finder"] == "(ideal filter)"
+        assert row["line50_at_rate"] == pytest.approx(ideal.snr50_line_only)
+        levels.append(ideal.level)
+    assert levels[0] > levels[1] + 0.5
+    assert peer.as_dict()["ideal"]["level"] == levels[1]
+    # A truth that does not say how large its cube is.
+    bare = compare.compare("paper", 1, 7, [planted()], Places(), simulate=simulate)[0][0]
+    assert np.isnan(bare.ideal.snr50)
+
+
+def test_ours_gets_the_rate_asked_for(monkeypatch, capsys, tmp_path):
+    seen = []
+
+    def search(field, settings, places, scratch):
+        seen.append(settings)
+        return catalogues.table([], field), process.Cost()
+
+    ours = Finder("deepfocus", lambda places: "", search, finders.FINDERS["deepfocus"].settings)
+    assert "false_alarms" in ours.settings
+    monkeypatch.setattr(compare, "finder_named", lambda name: ours)
+    monkeypatch.setitem(compare.compare.__kwdefaults__, "simulate", simulate)
+    parser = argparse.ArgumentParser()
+    peers.add_arguments(parser)
+    assert peers.run(parser.parse_args(["--n", "1", "--finders", "deepfocus", "--rate", "0.3"])) == 0
+    assert [settings["false_alarms"] for settings in seen] == [0.3]
+
+
+def test_candidates_that_only_cut_share_a_search():
+    calls = []
+
+    def search(field, settings, places, scratch):
+        calls.append(settings)
+        return planted().search(field, {}, places, scratch)
+
+    grid = ({"snr": 5.0}, {"snr": 6.5}, {"snr": 8.0})
+    finder = Finder("planted", lambda places: "", search, {"snr": 5.0}, grid, cut="snr")
+    lines = compare.tune("paper", 1, 7, [finder], Places(), simulate=simulate)
+    assert len(calls) == 1
+    assert [line.split("false positives")[1].split()[0] for line in lines] == ["2", "1", "0"]
+    assert [line.endswith("<- best") for line in lines] == [False, False, True]
 
 
 def test_a_field_on_which_a_finder_fails_is_in_none_of_its_scores():

@@ -13,7 +13,10 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from benchmarks.peers.field import Field
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape, shape_to_covariance
 
-COLUMNS = ("x", "y", "chan", "fwhm_maj", "fwhm_min", "pa", "line_fwhm", "line_flux", "continuum", "peak", "snr")
+COLUMNS = (
+    "x", "y", "chan", "fwhm_maj", "fwhm_min", "pa", "line_fwhm", "line_flux", "continuum", "peak", "snr",
+    "reliability",
+)  # fmt: skip
 
 
 def table(rows: Sequence[dict[str, float]], field: Field) -> Table:

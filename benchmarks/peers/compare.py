@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from tqdm import tqdm
 from benchmarks.peers.field import write_field
 from benchmarks.peers.finders import FINDERS, Finder, Places, finder_named
 from benchmarks.peers.process import Cost, PeerError
+from benchmarks.peers.rates import AtRate, cut_at_rate, ideal_at_rate
 from casa_deepfocus.errors import DataError, ParameterError, ProductError
 from training.evaluate import FIRST_EMPTY, label, simulate_field
 from training.score import Score, plain, score_tables
 from training.store import FieldResult, Store, collect
+
+FORMATS = {"seconds": ".1f", "MiB": ".0f", "alarms_at_rate": ".0f", "FP_at_rate": ".0f"}
 
 Simulate = Callable[[str, int, int, bool], tuple[Any, Table]]
 
@@ -37,7 +40,8 @@ class Peer:
     catalogue : astropy Table, of all fields, with a column `field`
     score : Score
     cost : Cost, seconds of one field and the largest memory
-    at_rate : dict, recall_snr5, snr50, level: above the SNR at which the false positives fall to a given rate
+    at_rate : AtRate, what is left at a given rate of false alarms
+    ideal : AtRate, the ideal filter at that rate, on the same fields
     failed : dict, field -> why
     """
 
@@ -46,13 +50,15 @@ class Peer:
     catalogue: Table
     score: Score
     cost: Cost
-    at_rate: dict[str, float]
+    at_rate: AtRate
+    ideal: AtRate
     failed: dict[int, str]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers."""
         head = {"settings": self.settings, "seconds_per_field": self.cost.seconds, "memory_mib": self.cost.memory}
-        return plain({**head, **self.score.as_dict(), "at_rate": self.at_rate, "failed": self.failed})
+        rates = {"at_rate": asdict(self.at_rate), "ideal": asdict(self.ideal)}
+        return plain({**head, **self.score.as_dict(), **rates, "failed": self.failed})
 
 
 def compare(
@@ -76,7 +82,7 @@ def compare(
     preset, n, seed, empty : the fields, those of `training evaluate`
     finders : sequence of Finder, those that can run; a field on which one fails is in none of its scores
     places : Places
-    rate : float, false positives a field at which finders are compared beside their own settings
+    rate : float, false alarms a field at which finders are compared beside their own settings
     simulate : callable
     scratch : Path, where the fields' files go and from where they are removed; the system's when None
     stores : for each finder's name where its fields are kept; fields that are there are not searched again
@@ -98,16 +104,21 @@ def compare(
         cube, truth = simulate(preset, seed, index, barren)
         with tempfile.TemporaryDirectory(dir=scratch, prefix="peers-") as folder:
             field = write_field(Path(folder) / "field", cube)
+            searched: dict[tuple[Any, str], tuple[Table, Cost]] = {}
             for finder in waiting:
                 progress(finder.name, index)
+                # Candidates that only cut the same catalogue share its search.
+                key = (finder.search, json.dumps({k: v for k, v in finder.settings.items() if k != finder.cut}))
                 own = Path(folder) / finder.name
                 own.mkdir()
                 try:
-                    found, cost = finder.search(field, finder.settings, places, own)
+                    if key not in searched:
+                        searched[key] = finder.search(field, finder.settings, places, own)
                 except PeerError as error:
                     stores[finder.name].add(FieldResult(index, barren, None, None, 0.0, str(error)))
                     continue
-                labelled = label(index, truth, found)
+                found, cost = searched[key]
+                labelled = label(index, truth, finder.keep(found))
                 stores[finder.name].add(FieldResult(index, barren, *labelled, cost.seconds, memory=cost.memory))
     peers, lost = [], {}
     for finder in finders:
@@ -131,32 +142,9 @@ def judge(finder: Finder, store: Store, wanted: Sequence[int], rate: float) -> P
     except DataError as error:
         raise PeerError(str(error)) from error
     score = score_tables(got.truth, got.catalogue, empty_fields=got.n_empty)
-    at_rate = at_false_positives(got.truth, got.catalogue, score, got.n_empty, rate * got.n_fields)
+    at_rate, ideal = cut_at_rate(got, score, rate), ideal_at_rate(got.truth, score, rate)
     cost = Cost(got.seconds, got.memory)
-    return Peer(finder.name, finder.settings, got.catalogue, score, cost, at_rate, got.failed)
-
-
-def at_false_positives(truth: Table, found: Table, score: Score, barren: int, most: float) -> dict[str, float]:
-    """Scores of the detections above the lowest SNR that leaves no more than `most` false positives.
-
-    False positives and false alarms count together. NaN for a catalogue without SNR.
-    """
-    wrong = len(score.matching.false_positives) + score.empty["false_alarms"]
-    snr = np.asarray(found["snr"], dtype=float)
-    levels = np.unique(snr[np.isfinite(snr)])
-    level, chosen = -np.inf, score
-    if wrong > most and not levels.size:
-        return {"level": np.nan, "recall_snr5": np.nan, "snr50": np.nan}
-    low, high = 0, len(levels)
-    # More detections, more false ones: the level is found by halving.
-    while wrong > most and low < high:
-        middle = (low + high) // 2
-        trial = score_tables(truth, found[snr > levels[middle]], empty_fields=barren)
-        if len(trial.matching.false_positives) + trial.empty["false_alarms"] <= most:
-            high, level, chosen = middle, float(levels[middle]), trial
-        else:
-            low = middle + 1
-    return {"level": level, "recall_snr5": chosen.physical["recall_snr5"], "snr50": chosen.physical["snr50"]}
+    return Peer(finder.name, finder.settings, got.catalogue, score, cost, at_rate, ideal, got.failed)
 
 
 def figure_of_merit(peer: Peer) -> float:
@@ -170,45 +158,55 @@ def figure_of_merit(peer: Peer) -> float:
 
 def tune(preset: str, n: int, seed: int, finders: Sequence[Finder], places: Places, **options: Any) -> list[str]:
     """Lines: every candidate of each finder's grid on training fields with its F1, the best one marked."""
-    lines = []
+    tried: dict[str, tuple[Finder, dict[str, Any], Finder]] = {}
     for finder in finders:
-        tried = [
-            replace(finder, name=f"{finder.name}.{i}", settings={**finder.settings, **g})
-            for i, g in enumerate(finder.grid)
-        ]
-        peers, lost = compare(preset, n, seed, tried, places, **options) if tried else ([], {})
-        lines += [f"{name} failed: {why}" for name, why in lost.items()]
-        best = max(map(figure_of_merit, peers), default=float("nan"))
-        for peer in peers:
-            change = finder.grid[int(peer.name.rsplit(".", 1)[1])]
-            p = peer.score.physical
-            mark = "  <- best" if figure_of_merit(peer) == best else ""
-            text = f"recall at SNR >= 5 {p['recall_snr5']:.3f}   false positives {p['false_positives']}"
-            lines.append(f"{finder.name:<14s} {change!s:<32s} F1 {figure_of_merit(peer):.3f}   {text}{mark}")
+        for i, change in enumerate(finder.grid):
+            name = f"{finder.name}.{i}"
+            tried[name] = (finder, change, replace(finder, name=name, settings=finder.settings | change))
+    peers, lost = compare(preset, n, seed, [candidate for _, _, candidate in tried.values()], places, **options)
+    lines, merit = [f"{name} failed: {why}" for name, why in lost.items()], {p.name: figure_of_merit(p) for p in peers}
+    for peer in peers:
+        finder, change, _ = tried[peer.name]
+        best = max(merit.get(name, -np.inf) for name, (other, _, _) in tried.items() if other is finder)
+        p = peer.score.physical
+        mark = "  <- best" if merit[peer.name] == best else ""
+        text = f"recall at SNR >= 5 {p['recall_snr5']:.3f}   false positives {p['false_positives']:3d}"
+        text += f"   {peer.cost.seconds:.1f} s"
+        lines.append(f"{finder.name:<14s} {change!s:<32s} F1 {merit[peer.name]:.3f}   {text}{mark}")
     return lines
 
 
 def scoreboard(peers: Sequence[Peer]) -> Table:
-    """One row a finder."""
-    rows = []
+    """One row a finder, the last that of the ideal filter, on all fields."""
+    rows: list[tuple[Any, ...]] = []
     for peer in peers:
         p, d, r = peer.score.physical, peer.score.deepfocus, peer.score.residuals
         rows.append(
             (
                 peer.name, len(np.unique(peer.score.truth.field)), p["n_truth"], p["recall"], p["recall_snr5"],
                 p["precision"], p["false_positives"], p["duplicates"], peer.score.empty["false_alarms"], p["snr50"],
-                peer.at_rate["recall_snr5"], peer.at_rate["snr50"], d["recall"], d["mean_iou"], r["x"]["std"],
+                p["snr50_line_only"], *astuple(peer.at_rate), d["recall"], d["mean_iou"], r["x"]["std"],
                 r["line_flux"]["bias"], r["line_flux"]["std"], peer.cost.seconds, peer.cost.memory,
+            )
+        )  # fmt: skip
+    if peers:
+        widest = max(peers, key=lambda peer: peer.score.physical["n_truth"])
+        nothing = float("nan")
+        rows.append(
+            (
+                "(ideal filter)", len(np.unique(widest.score.truth.field)), widest.score.physical["n_truth"],
+                nothing, nothing, nothing, 0, 0, 0, nothing, nothing, *astuple(widest.ideal), *[nothing] * 7,
             )
         )  # fmt: skip
     names = (
         "finder", "fields", "sources", "recall", "recall_snr5", "precision", "FP", "duplicates", "alarms", "snr50",
-        "snr5_at_rate", "snr50_at_rate", "iou_recall", "mean_iou", "x_std", "flux_bias", "flux_std", "seconds", "MiB",
+        "line50", "level_at_rate", "alarms_at_rate", "FP_at_rate", "snr5_at_rate", "snr50_at_rate", "snr50_err",
+        "line50_at_rate", "line50_err", "iou_recall", "mean_iou", "x_std", "flux_bias", "flux_std", "seconds", "MiB",
     )  # fmt: skip
     table = Table(rows=rows, names=names) if rows else Table(names=names)
     for name in table.colnames:
         if table[name].dtype.kind == "f":
-            table[name].info.format = ".1f" if name == "seconds" else ".0f" if name == "MiB" else ".3f"
+            table[name].info.format = FORMATS.get(name, ".3f")
     return table
 
 
@@ -222,7 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--finders", nargs="+", default=sorted(FINDERS), metavar="NAME",
         help=f"any of {', '.join(FINDERS)}, or clean+NAME (Hogbom CLEAN by CASA's deconvolve first); default all",
     )  # fmt: skip
-    parser.add_argument("--rate", type=float, default=0.05, help="false positives a field for the columns _at_rate")
+    parser.add_argument("--rate", type=float, default=0.05, help="false alarms a field for the columns _at_rate")
     parser.add_argument("--tune", action="store_true", help="try every finder's candidate settings instead")
     given = Places.from_environment()
     parser.add_argument("--python", default=given.python, help="a Python that has bdsf and AegeanTools")
@@ -249,6 +247,8 @@ def run(args: argparse.Namespace) -> int:
             raise ParameterError(
                 "--finders", name, "no such finder", f"Use {', '.join(FINDERS)}, clean+NAME"
             ) from error
+        if "false_alarms" in finder.settings:
+            finder = replace(finder, settings=finder.settings | {"false_alarms": args.rate})
         reason = finder.missing(places)
         if reason:
             missing[name] = reason

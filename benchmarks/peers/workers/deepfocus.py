@@ -1,4 +1,4 @@
-"""casa_deepfocus itself, in a process of its own, as the others: job {cube, models, out}."""
+"""casa_deepfocus itself, in a process of its own, as the others: job {cube, settings, out}."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ if __name__ == "__main__":
         job = json.load(stream)
     with open(job["cube"], "rb") as stream:
         cube = pickle.load(stream)
-    found = pipeline.run(cube, load_networks(job["settings"]["models"], "cpu"), pipeline.Options()).catalogue
+    options = pipeline.Options(false_alarms=job["settings"]["false_alarms"])
+    found = pipeline.run(cube, load_networks(job["settings"]["models"], "cpu"), options).catalogue
     found.write(job["out"], overwrite=True)
