@@ -7,11 +7,12 @@ import pytest
 
 from casa_deepfocus.core.boxes import Box
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.detection import Blob, DetectionMap
+from casa_deepfocus.core.detection import Blob, DetectionMap, strongest_window
 from casa_deepfocus.core.fit import Component, JointFit
 from casa_deepfocus.core.geometry import shape_to_covariance
-from casa_deepfocus.core.psf import Imager, gaussian_psf
+from casa_deepfocus.core.psf import Imager, gaussian_psf, gaussian_transform
 from casa_deepfocus.core.spectra import Peak
+from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.pipeline import Options, blobs, joint, lines
 from casa_deepfocus.pipeline.state import Search
 from tests.fake_networks import FilterNetworks
@@ -164,7 +165,7 @@ def test_prune_drops_what_is_weak_outside_or_a_copy():
         line_at(50, 50, snr_line=3.0, snr_cont=2.0),
         line_at(50, 2),
         line_at(70, 30),
-        line_at(40, 50, snr_line=3.0, snr_cont=12.0),
+        line_at(40, 50, snr_line=2.0, snr_cont=12.0),
     ]
     assert joint.prune(search)
     assert search.components[0] is strong and len(search.components) == 2
@@ -216,3 +217,60 @@ def test_blobs_finder_sees_the_planes_of_its_manifest_with_the_psf_of_the_map():
     line, whole = kernel(window(30, 31), 64), kernel(window(0, 31, "integrated"), 64)
     assert line.shape == (64, 64) and line[32, 32] == pytest.approx(1.0, abs=1e-3)
     assert abs(line - whole).max() > 0.01 and np.array_equal(kernel(window(31, 31), 64), line)
+
+
+def test_candidates_are_many_and_sources_few():
+    search = make_search()
+    assert search.level("line") < search.limit("line") - 0.5
+    assert make_search(false_alarms=1e-6).limit("line") > search.limit("line")
+    assert make_search(mode="line").limit("line") < search.limit("line"), "one search may have all false alarms"
+    with pytest.raises(ParameterError, match="false_alarms"):
+        Options(false_alarms=0.0)
+
+
+def test_a_line_and_a_continuum_at_one_place_bear_each_other_out():
+    search = make_search()
+    faint = search.limit("line") - 0.3
+    alone, both = line_at(20, 30, snr_line=faint, snr_cont=0.5), line_at(45, 30, snr_line=faint, snr_cont=4.0)
+    search.components = [alone, both]
+    assert joint.prune(search)
+    assert search.components == [both] and both.has_line
+    assert not search.is_sure_of_both(line_at(45, 30, snr_line=4.5, snr_cont=4.5)), "below minsnr"
+    assert not search.is_sure_of_both(line_at(45, 30, snr_line=5.1, snr_cont=3.0)), "noise can do both"
+
+
+def test_a_window_stands_above_noise_and_not_above_ripples():
+    rng = np.random.default_rng(8)
+    chan, good = np.arange(256), np.ones(256, bool)
+    noise = rng.standard_normal(256)
+    line = noise + 4.0 * np.exp(-4 * np.log(2) * ((chan - 100) / 10.0) ** 2)
+    snr, chan0, chan1 = strongest_window(line, good)
+    assert chan0 < 100 < chan1 and 6 <= chan1 - chan0 + 1 <= 14
+    assert snr > 0.85 * line[chan0 : chan1 + 1].sum() / np.sqrt(chan1 - chan0 + 1) > 6
+    rippled = noise + 2.0 * np.sin(2 * np.pi * chan / 24.0)
+    widest = max(rippled[c : c + 12].sum() / np.sqrt(12) for c in range(240))
+    assert widest > 6, "the ripple must look like a line"
+    assert strongest_window(rippled, good)[0] < 5
+    good[90:110] = False
+    assert strongest_window(line, good)[0] < 5
+
+
+def test_absorption_against_a_continuum_is_a_line():
+    search = make_search()
+    true = Component(32.0, 34.0, shape_to_covariance(2.0, 2.0, 0.0), amp=-9.0, chan=12.0, fwhm=5.0, cont=12.0)
+    transform = gaussian_transform(search.imager.grid, true.x, true.y, true.covariance)[None]
+    search.imager.subtract(search.fit.data, transform, -true.spectrum(NCHAN)[None])
+    assert true.spectrum(NCHAN).min() > 0 and true.spectrum(NCHAN).max() > 11
+    start = continuum_at(32, 34, cont=9.0, snr_cont=30.0)
+    joint.refine(search, [start])
+    (known,) = lines.lines_of_known_sources(search)
+    assert known.absorption and abs(known.peak.chan - 12.0) < 1.5
+    assert joint.refine_lines(search, [known]) == 1
+    (found,) = search.components
+    assert found.snr_line > 10 and found.absorption
+    assert found.amp == pytest.approx(true.amp, abs=4 * found.errors["amp"])
+    assert found.chan == pytest.approx(true.chan, abs=4 * found.errors["chan"])
+    assert found.cont == pytest.approx(true.cont, abs=4 * found.errors["cont"])
+    assert found.line_flux()[0] < 0
+    found.drop_line()
+    assert not found.has_line and not found.absorption

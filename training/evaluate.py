@@ -26,6 +26,7 @@ from tqdm import tqdm
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.scores import line_only
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
+from casa_deepfocus.pipeline.state import Options
 from training.bootstrap import poisson_upper, score_errors
 from training.ideal import Ideal, false_alarms_per_cube, ideal_filter
 from training.score import Score, plain, score_tables
@@ -112,11 +113,19 @@ class PipelineSearch:
     models : str, '' for the shipped set or a folder with a manifest
     device : {'auto', 'cpu', 'cuda'}
     mode : {'line', 'continuum', 'both'}
-    minsnr : float
+    minsnr, false_alarms : float, as in `casa_deepfocus.pipeline.Options`
     """
 
-    def __init__(self, models: str = "", device: str = "auto", mode: str = "both", minsnr: float = 5.0) -> None:
-        self.models, self.device, self.mode, self.minsnr = models, device, mode, minsnr
+    def __init__(
+        self,
+        models: str = "",
+        device: str = "auto",
+        mode: str = "both",
+        minsnr: float = Options.minsnr,
+        false_alarms: float = Options.false_alarms,
+    ) -> None:
+        self.models, self.device = models, device
+        self.options = Options(mode=mode, minsnr=minsnr, false_alarms=false_alarms)
         self._networks: Any = None
 
     def __call__(self, cube: Cube) -> Table:
@@ -126,8 +135,7 @@ class PipelineSearch:
             from casa_deepfocus.models.runner import load_networks
 
             self._networks = load_networks(self.models, self.device)
-        options = pipeline.Options(mode=self.mode, minsnr=self.minsnr)
-        return pipeline.run(cube, self._networks, options).catalogue
+        return pipeline.run(cube, self._networks, self.options).catalogue
 
     def __getstate__(self) -> dict[str, Any]:
         # Sessions of onnxruntime do not travel to the workers; each loads its own.
@@ -274,7 +282,7 @@ def _volume(truth: Table) -> tuple[np.ndarray, np.ndarray]:
 
 def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the fields' results depend on; a preset's file by its content."""
-    values = {name: getattr(args, name) for name in ("preset", "seed", "models", "mode", "minsnr")}
+    values = {name: getattr(args, name) for name in ("preset", "seed", "models", "mode", "minsnr", "false_alarms")}
     for name, path in (("preset", Path(args.preset)), ("models", Path(args.models) / "manifest.json")):
         if path.is_file():
             values[f"{name}_crc32"] = zlib.crc32(path.read_bytes())
@@ -290,7 +298,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", default="", help="folder of networks; the shipped set when empty")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--mode", default="both", choices=("line", "continuum", "both"))
-    parser.add_argument("--minsnr", type=float, default=5.0)
+    parser.add_argument("--minsnr", type=float, default=Options.minsnr)
+    parser.add_argument(
+        "--false-alarms", type=float, default=Options.false_alarms, help="peaks of noise a cube may be wrong about"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", default="", help="folder for fields, tables, figures and scores")
     parser.add_argument("--resume", action="store_true", help="go on with the fields that --out holds")
@@ -321,7 +332,7 @@ def run(args: argparse.Namespace) -> int:
 
     progress = _Progress()
     try:
-        search = PipelineSearch(args.models, args.device, args.mode, args.minsnr)
+        search = PipelineSearch(args.models, args.device, args.mode, args.minsnr, args.false_alarms)
         empty = max(1, args.n // 10) if args.empty is None else args.empty
         store = Store(Path(args.out) if args.out else None, recipe_of(args), resume=args.resume)
         result = evaluate(

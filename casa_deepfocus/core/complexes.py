@@ -29,7 +29,7 @@ STRAIGHT = 0.35
 
 def overlap(one: Component, other: Component, beam_covariance: NDArray) -> bool:
     """Whether two lines overlap: observed half-power circles touch on the sky, 1.5 times their widths in frequency."""
-    if not (one.has_line and other.has_line):
+    if not (one.has_line and other.has_line) or one.absorption or other.absorption:
         return False
     sizes = [np.mean(covariance_to_shape(np.asarray(c.covariance) + beam_covariance)[:2]) for c in (one, other)]
     near = np.hypot(one.x - other.x, one.y - other.y) < 0.5 * sum(sizes)

@@ -99,6 +99,9 @@ def window_widths(nchan: int) -> list[int]:
     return [w for w in widths if w <= max(nchan // 2, 1)]
 
 
+MEASURABLE = 8
+"""Windows side by side from which the scatter of a spectrum at their width is measured."""
+
 SAMPLE = 8192
 """About how many pixels the noise of a window of channels is measured on."""
 
@@ -147,9 +150,7 @@ class LineSearch:
         """All windows (chan0, chan1): each width, moved by a quarter of itself."""
         found = []
         for width in window_widths(self.nchan):
-            last = self.nchan - width
-            starts = [*range(0, last, max(1, width // 4)), last]
-            found += [(start, start + width - 1) for start in starts]
+            found += [(start, start + width - 1) for start in _starts(self.nchan, width)]
         return found
 
     def maximum(self) -> tuple[NDArray[np.float32], NDArray[np.int32], list[tuple[int, int]]]:
@@ -163,6 +164,42 @@ class LineSearch:
             np.copyto(best, plane, where=better)
             np.copyto(index, np.int32(number), where=better)
         return best, index, windows
+
+
+def strongest_window(spectrum: NDArray, good: NDArray[np.bool_]) -> tuple[float, int, int]:
+    """The window of channels in which one spectrum stands highest.
+
+    Every width is measured against what the whole spectrum shows at that width: the ripples of an imperfect
+    bandpass on a bright continuum are no lines.
+
+    Parameters
+    ----------
+    spectrum : (nchan,) in units of its noise, continuum subtracted
+    good : (nchan,) bool, channels that hold data
+
+    Returns
+    -------
+    snr : float [sigma], and chan0, chan1 : int, its channels, inclusive
+    """
+    nchan = len(spectrum)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(good, spectrum, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(good)])
+    best, scale = (-np.inf, 0, 0), 1.0
+    for width in window_widths(nchan):
+        total = (sums[width:] - sums[:-width]) / np.sqrt(np.maximum(counts[width:] - counts[:-width], 1))
+        if nchan >= MEASURABLE * width:
+            scale = max(1.0, robust_rms(total))
+        starts = _starts(nchan, width)
+        start = max(starts, key=lambda s, total=total: total[s])
+        if total[start] / scale > best[0]:
+            best = (float(total[start] / scale), start, start + width - 1)
+    return best
+
+
+def _starts(nchan: int, width: int) -> list[int]:
+    """First channels of the windows of one width: each a quarter of it on."""
+    last = nchan - width
+    return [*range(0, last, max(1, width // 4)), last]
 
 
 def line_maps(search: LineSearch, *, threshold: float, beam_pixels: float, most: int = 64) -> list[DetectionMap]:

@@ -27,6 +27,9 @@ from casa_deepfocus.core.psf import Imager, gaussian_transform
 NAMES = ("x", "y", "sxx", "syy", "sxy", "chan", "lnw", "amp", "cont", "slope")
 """Parameters of a component, in the order of its vectors."""
 
+_FLUXES = ("amp", "cont", "slope")
+"""Parameters that the model is linear in."""
+
 _SPATIAL = {"x": 1, "y": 2, "sxx": 3, "syy": 4, "sxy": 5}
 
 
@@ -44,13 +47,15 @@ class Component:
     cont : float [Jy], continuum at the middle of the band
     slope : float [Jy per channel]
     has_line, has_cont, has_slope : bool, what is fitted
+    absorption : bool, the line is a negative one, against its own continuum
     fit_shape : bool, whether the covariance is fitted or held
     prior_covariance : (3,) [pixel^2], where a shape that the data do not constrain is held to a beam variance
     slope_scale : float [per channel], standard deviation of slope / continuum that is expected: a continuum
         has a spectral index of a few at most, and a steeper one would be a line at the end of the band
     errors : dict, standard error of each fitted parameter (names of NAMES)
     matrix : (10, 10) float64, error covariance of all parameters; 0 for what is held
-    snr_line, snr_cont : float, matched-filter signal to noise of the two parts
+    snr_line, snr_cont : float, matched-filter signal to noise of the two parts: flux over its error, all shapes
+        held and all fluxes of the group free, so that two parts that only cancel each other have none
     clean : (nchan,) float32, Deep GRU's output for its spectrum
     probability : float, Blobs Finder's
     known : bool, the line was looked for at the place of a continuum source
@@ -69,6 +74,7 @@ class Component:
     has_line: bool = True
     has_cont: bool = False
     has_slope: bool = False
+    absorption: bool = False
     fit_shape: bool = True
     prior_covariance: NDArray[np.float64] | None = None
     slope_scale: float = np.inf
@@ -81,6 +87,10 @@ class Component:
     known: bool = False
     group: int = -1
     flags: set[str] = field(default_factory=set)
+
+    def drop_line(self) -> None:
+        """Be a source of continuum alone."""
+        self.has_line, self.absorption, self.amp = False, False, 0.0
 
     def free(self) -> list[str]:
         """Names of the parameters that are fitted."""
@@ -356,8 +366,10 @@ class _Group:
             vector[0:2] = np.clip(vector[0:2], start[0:2] - 2.5 * beam, start[0:2] + 2.5 * beam)
             vector[6] = np.clip(vector[6], np.log(0.5), np.log(2.0 * self.nchan))
             vector[5] = np.clip(vector[5], -1.0, self.nchan)
-            # Emission only: neighbours of opposite sign would grow against each other without end.
-            vector[7] = max(vector[7], 0.0)
+            # Neighbours of opposite sign would grow against each other without end: emission only, and no
+            # absorption deeper than the continuum, but for noise.
+            deepest = -1.5 * max(vector[8], 0.0)
+            vector[7] = np.clip(vector[7], deepest, 0.0) if component.absorption else max(vector[7], 0.0)
             if not component.has_line:
                 vector[8] = max(vector[8], 0.0)
             if component.fit_shape:
@@ -381,9 +393,11 @@ class _Group:
         vectors = [c.vector() for c in self.components]
         gradient, fisher, names = self.normal_equations(vectors)
         _, fisher_prior, _ = self._with_prior(gradient, fisher, names, vectors)
-        # What the data do not constrain at all (the place of a line of no flux) gets a huge error, not an overflow.
-        scale = 1.0 / np.sqrt(np.maximum(np.diag(fisher_prior), 1e-200))
-        covariance = np.linalg.pinv(fisher_prior * np.outer(scale, scale), hermitian=True) * np.outer(scale, scale)
+        covariance = _inverse(fisher_prior)
+        fluxes = [row for row, (_, name) in enumerate(names) if name in _FLUXES]
+        flux_errors = dict(
+            zip(fluxes, np.sqrt(np.diag(_inverse(fisher_prior[np.ix_(fluxes, fluxes)])).clip(0.0)), strict=True)
+        )
         for number, component in enumerate(self.components):
             rows = [row for row, (owner, _) in enumerate(names) if owner == number]
             mine = [names[row][1] for row in rows]
@@ -396,9 +410,20 @@ class _Group:
             component.snr_line, component.snr_cont = 0.0, 0.0
             for row, name in zip(rows, mine, strict=True):
                 if name == "amp":
-                    component.snr_line = component.amp * float(np.sqrt(max(fisher[row, row], 0.0)))
+                    component.snr_line = _ratio(abs(component.amp), flux_errors[row])
                 if name == "cont":
-                    component.snr_cont = component.cont * float(np.sqrt(max(fisher[row, row], 0.0)))
+                    component.snr_cont = _ratio(component.cont, flux_errors[row])
+
+
+def _inverse(fisher: NDArray) -> NDArray[np.float64]:
+    """Inverse of a Fisher matrix; what the data do not constrain at all gets a huge error, not an overflow."""
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(fisher), 1e-200))
+    outer = np.outer(scale, scale)
+    return np.linalg.pinv(fisher * outer, hermitian=True) * outer
+
+
+def _ratio(value: float, error: float) -> float:
+    return float(value / error) if error > 0 else 0.0
 
 
 def _bounded_covariance(covariance: NDArray, beam_variance: float) -> NDArray:

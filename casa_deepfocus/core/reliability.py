@@ -10,25 +10,31 @@ sources are not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+STRETCH = 1.075
+"""SNR of a fitted source over that of its maximum on the detection map, for peaks of noise: the fit may choose
+place, shape and width. For sources it is about 1.1 (a window of channels is no line, a beam no source)."""
+
 
 @dataclass(frozen=True)
 class NoisePeaks:
-    """Peaks of noise above a level: number * level^power * Q(level), Q the normal distribution's tail.
+    """Peaks of noise above a level: number * u^power * Q(u), u = level / stretch, Q the normal distribution's tail.
 
     Attributes
     ----------
     number : float
     power : int
+    stretch : float, 1 on a detection map
     """
 
     number: float
     power: int
+    stretch: float = 1.0
 
     @classmethod
     def of_image(cls, npixel: int, beam_pixels: float) -> NoisePeaks:
@@ -45,9 +51,13 @@ class NoisePeaks:
         """Peaks of a cube of `nchan` channels, over all windows."""
         return cls(0.7 * cls.of_image(npixel, beam_pixels).number * nchan, 3)
 
+    def fitted(self) -> NoisePeaks:
+        """The same peaks by the SNR that the fit gives them."""
+        return replace(self, stretch=STRETCH)
+
     def expected(self, level: ArrayLike) -> NDArray[np.float64]:
         """Number of peaks above a level [sigma]; above 2 sigma it is meant to be right."""
-        high = np.maximum(np.asarray(level, dtype=float), 2.0)
+        high = np.maximum(np.asarray(level, dtype=float) / self.stretch, 2.0)
         return self.number * high**self.power * stats.norm.sf(high)
 
     def level(self, number: float) -> float:

@@ -39,6 +39,7 @@ from casa_deepfocus.pipeline.lines import (
     start_component,
 )
 from casa_deepfocus.pipeline.measure import measure_fluxes, measure_shapes
+from casa_deepfocus.pipeline.outside import Outside
 from casa_deepfocus.pipeline.result import report
 from casa_deepfocus.pipeline.state import (
     MIN_LINE_CHANNELS,
@@ -106,9 +107,13 @@ def _run(
             f"{100 * share:.0f} per cent of the noise's variance is white over the pixels, no interferometer's: "
             f"image and PSF are convolved to natural weighting's noise (beam {search.beam * cube.cell:.3g} arcsec)"
         )
+    outside = Outside(search, log)
+    with clock.step("outside"):
+        outside.look()
     for number in range(1, options.rounds + 1):
         with clock.step("detection"):
             line, maps, blobs = detect(search)
+            blobs = outside.above_unknown(blobs, maps)
         with clock.step("spectra"):
             spectra = denoise(search, line, maps, blobs)
         with clock.step("focusing"):
@@ -124,6 +129,8 @@ def _run(
         with clock.step("fit"):
             added = refine(search, [item.component for item in found])
             added += refine_lines(search, lines_of_known_sources(search))
+        with clock.step("outside"):
+            added += outside.renew()
         log(f"round {number}: {len(blobs)} blobs, {len(found)} candidates, {len(search.components)} sources so far")
         if progress is not None:
             progress(f"round {number}", len(search.components))
@@ -132,6 +139,8 @@ def _run(
         search.count("rounds", 1)
     with clock.step("catalogue"):
         result = report(search, cube, sigma, first, clock)
+    if outside.sources:
+        result.catalogue.meta["outside"] = outside.summary()
     result.timings = dict(clock.seconds)
     log(f"{len(result.catalogue)} sources")
     return result

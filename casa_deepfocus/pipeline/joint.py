@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.noise import channel_noise
-from casa_deepfocus.core.spectra import Peak
-from casa_deepfocus.pipeline.lines import same_source
+from casa_deepfocus.pipeline.lines import KnownLine, same_source
 from casa_deepfocus.pipeline.state import Search
 
 JOIN_DISTANCE = 0.6
@@ -57,7 +56,7 @@ def make_physical(search: Search) -> bool:
             component.cont = component.slope = 0.0
             changed = True
         if component.has_line and component.has_cont and component.fwhm > 0.5 * search.cube.nchan:
-            component.has_line, component.amp = False, 0.0
+            component.drop_line()
             changed = True
     return changed
 
@@ -82,18 +81,19 @@ def join_parts(search: Search) -> bool:
     return changed
 
 
-def refine_lines(search: Search, lines: Sequence[tuple[Component, Peak]]) -> int:
+def refine_lines(search: Search, lines: Sequence[KnownLine]) -> int:
     """Give lines to fitted sources and fit again. Number that stay."""
     if not lines:
         return 0
     nchan = search.cube.nchan
-    for component, peak in lines:
+    for component, peak, absorption in lines:
         spectrum = search.fit.source_spectrum(component) - component.spectrum(nchan)
-        component.has_line, component.known = True, True
+        inside = spectrum[peak.chan0 : peak.chan1 + 1]
+        component.has_line, component.known, component.absorption = True, True, absorption
         component.chan, component.fwhm = peak.chan, max(peak.fwhm, 1.0)
-        component.amp = float(np.max(spectrum[peak.chan0 : peak.chan1 + 1]))
+        component.amp = float(inside.min() if absorption else inside.max())
     refine(search, [])
-    return sum(component.has_line for component, _ in lines)
+    return sum(line.component.has_line for line in lines)
 
 
 def add(search: Search, component: Component) -> None:
@@ -121,21 +121,22 @@ def add(search: Search, component: Component) -> None:
 
 
 def on_data(component: Component, inside: NDArray[np.bool_]) -> bool:
-    """Whether a component lies on a pixel where sources are looked for."""
+    """Whether a component lies on one of the pixels given."""
     x, y = round(component.x), round(component.y)
     return 0 <= y < inside.shape[0] and 0 <= x < inside.shape[1] and bool(inside[y, x])
 
 
 def prune(search: Search) -> bool:
-    """Drop what is below minsnr, off the data, wider than the band, or a copy of another. True if any was."""
-    limit, beam, nchan = search.options.minsnr, search.beam, search.cube.nchan
-    # A line that the search found without knowing where must also stand above the noise of the search.
-    unknown = max(limit, search.level("line") - 0.5)
+    """Drop what is no brighter than noise, off the data, wider than the band, or a copy of another. True if any was."""
+    beam, nchan = search.beam, search.cube.nchan
+    limit, unknown = search.limit("integrated"), search.limit("line")
     changed = False
     kept: list[Component] = []
     for component in sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont)):
         faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else unknown
-        outside = not on_data(component, search.inside)
+        if component.has_line and component.has_cont and search.is_sure_of_both(component):
+            faintest = 0.0
+        outside = not on_data(component, search.well_inside)
         if outside or (component.has_line and not component.has_cont and component.fwhm > nchan):
             search.refused.append(component)
             changed = True
@@ -145,7 +146,7 @@ def prune(search: Search) -> bool:
             if component.snr_cont < limit:
                 search.refused.append(component)
                 continue
-            component.has_line, component.amp = False, 0.0
+            component.drop_line()
         if not component.has_line and component.snr_cont < limit:
             search.refused.append(component)
             changed = True

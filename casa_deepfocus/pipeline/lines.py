@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core.deblending import Candidate, decide, merge_candidates
-from casa_deepfocus.core.detection import Blob, DetectionMap, LineSearch
+from casa_deepfocus.core.detection import Blob, DetectionMap, strongest_window
 from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.focusing import focus
 from casa_deepfocus.core.noise import inverse_variance, robust_rms
@@ -128,11 +129,20 @@ def same_source(one: Component, other: Component, distance: float) -> bool:
     return not one.has_line or abs(one.chan - other.chan) < 0.75 * max(one.fwhm, other.fwhm)
 
 
-def lines_of_known_sources(search: Search) -> list[tuple[Component, Peak]]:
+class KnownLine(NamedTuple):
+    """A line in the spectrum of a source that its continuum has shown."""
+
+    component: Component
+    peak: Peak
+    absorption: bool
+
+
+def lines_of_known_sources(search: Search) -> list[KnownLine]:
     """Lines in the spectra of fitted sources that have none: where to look is known, so fainter ones count.
 
-    Deep GRU looks at the spectrum of the fitted shape, all other sources subtracted; a window sum
-    of the same spectrum must agree that the line is above what noise does in one spectrum.
+    Deep GRU looks at the spectrum of the fitted shape, all other sources subtracted, and at the same spectrum
+    turned over, for absorption; a window sum must agree that the line is above what noise, and the ripples of
+    an imperfect bandpass, do in one spectrum.
     """
     bare = [c for c in search.components if not c.has_line and c.snr_cont >= search.options.minsnr]
     if not bare or not search.lines:
@@ -142,18 +152,19 @@ def lines_of_known_sources(search: Search) -> list[tuple[Component, Peak]]:
     level = max(search.options.known_line_snr, noise)
     spectra = [search.fit.source_spectrum(c) - c.spectrum(nchan) for c in bare]
     standard = np.array([standardise_spectrum(spectrum)[0] for spectrum in spectra], dtype=np.float32)
-    cleaned = search.networks.deep_gru(deep_gru_input(standard))
+    good = np.isfinite(search.sigma)
+    cleaned = [search.networks.deep_gru(deep_gru_input(sign * standard)) for sign in (1, -1)]
     found = []
-    for component, spectrum, clean in zip(bare, standard, cleaned, strict=True):
-        component.clean = clean
-        sums = LineSearch(spectrum[:, None, None], np.where(np.isfinite(search.sigma), 1.0, np.nan))
-        best, index, windows = sums.maximum()
-        if best[0, 0] < level:
+    for index, component in enumerate(bare):
+        component.clean = cleaned[0][index]
+        emission, absorption = (strongest_window(sign * standard[index], good) for sign in (1, -1))
+        best = max(emission, absorption)
+        if best[0] < level:
             continue
-        chan0, chan1 = windows[index[0, 0]]
-        centre, width = 0.5 * (chan0 + chan1), float(chan1 - chan0 + 1)
+        negative = best is absorption
+        clean = cleaned[int(negative)][index]
+        centre, width = 0.5 * (best[1] + best[2]), float(best[2] - best[1] + 1)
         seen = [p for p in find_peaks(clean, search.threshold("peak")) if abs(p.chan - centre) <= 0.5 * width + 1.0]
-        found.append(
-            (component, max(seen, key=lambda p: p.height) if seen else Peak.from_gaussian(centre, width, 0.0, nchan))
-        )
+        window = Peak.from_gaussian(centre, width, 0.0, nchan)
+        found.append(KnownLine(component, max(seen, key=lambda p: p.height) if seen else window, negative))
     return found

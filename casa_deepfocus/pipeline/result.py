@@ -108,7 +108,7 @@ def _number_groups(components: Sequence[Component], beam: float) -> None:
 
 
 def flag(component: Component, cube: Cube, beam: float) -> None:
-    """Flags of a component: unresolved, at the edge of the field or of the band, without a measured PSF."""
+    """Flags of a component: unresolved, at the edge of the field or of the band, absorption, no measured PSF."""
     ny, nx = cube.shape
     if component.fit_shape and component.matrix is not None:
         error = float(np.sqrt(max(component.matrix[2, 2] + component.matrix[3, 3], 0.0)))
@@ -124,6 +124,8 @@ def flag(component: Component, cube: Cube, beam: float) -> None:
         component.chan - 0.5 * component.fwhm < 0 or component.chan + 0.5 * component.fwhm > cube.nchan - 1
     ):
         component.flags.add("band_edge")
+    if component.absorption:
+        component.flags.add("absorption")
     if not cube.psf_is_measured:
         component.flags.add("gaussian_psf")
 
@@ -135,12 +137,12 @@ def _reliabilities(search: Search, components: Sequence[Component]) -> NDArray:
     residual = np.where(search.inside, search.fit.residual, np.float32(np.nan))
     peaks = search.noise_peaks("integrated")
     deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
-    best = peaks.reliability([c.snr_cont for c in components], peaks.tail_scale(deepest))
+    best = peaks.fitted().reliability([c.snr_cont for c in components], peaks.tail_scale(deepest))
     if search.lines:
         peaks = search.noise_peaks("line")
         deepest = float(LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()[0].max())
         snr = [c.snr_line if c.has_line else 0.0 for c in components]
-        best = np.maximum(best, peaks.reliability(snr, peaks.tail_scale(deepest)))
+        best = np.maximum(best, peaks.fitted().reliability(snr, peaks.tail_scale(deepest)))
     return best
 
 

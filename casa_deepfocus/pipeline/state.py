@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy import ndimage, stats
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.deblending import Candidate, GraphThresholds
@@ -28,6 +29,9 @@ MIN_LINE_CHANNELS = 4
 
 MAX_INDEX = 5.0
 """Spectral index that a continuum is expected to stay below; the primary beam's own slope is in it."""
+
+LEAST_PART = 3.0
+"""SNR from which a line, or a continuum, says anything about the other."""
 
 Log = Callable[[str], None]
 
@@ -53,7 +57,9 @@ class Options:
     mode : str, 'line' (lines only), 'continuum' (the collapsed cube) or 'both'
     minsnr : float [sigma], matched-filter SNR below which nothing is reported
     false_alarms : float, noise peaks that may be taken for sources in a cube, on average: a large
-        cube has more of them, so its maps are searched above a higher level than minsnr
+        cube has more of them, so that sources must exceed a higher SNR there than minsnr
+    candidates : float, noise peaks that a search may hand to the fit, on average: the fitted SNR knows the
+        shape of a source, the maximum of a map does not, so maps are searched below what is reported
     thresholds : dict, `probability` (level of Blobs Finder's map that makes a blob) and `peak` (of Deep
         GRU's output that makes a line), instead of those measured when the networks were trained
     hint : float, level of Blobs Finder's map that is enough where the map itself is above all noise
@@ -69,6 +75,7 @@ class Options:
     mode: str = "both"
     minsnr: float = 5.0
     false_alarms: float = 0.001
+    candidates: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
     hint: float = 0.05
     rounds: int = 8
@@ -82,8 +89,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ParameterError("mode", self.mode, "not a mode", f"Use one of {', '.join(MODES)}")
-        if not self.minsnr > 0:
-            raise ParameterError("minsnr", self.minsnr, "must be positive", "5 is the default")
+        for name, default in (("minsnr", 5), ("false_alarms", 0.001), ("candidates", 1)):
+            if not getattr(self, name) > 0:
+                raise ParameterError(name, getattr(self, name), "must be positive", f"{default} is the default")
 
 
 @dataclass
@@ -197,14 +205,44 @@ class Search:
         """(ny, nx) where sources are looked for: there are data, and the primary beam is known."""
         return np.isfinite(self.cube.data).any(axis=0) & (np.nan_to_num(self.cube.pb).max(axis=0) > 0)
 
+    @cached_property
+    def well_inside(self) -> NDArray[np.bool_]:
+        """(ny, nx) where a source may be: a quarter of a beam from where there are no data, or farther.
+
+        On the edge itself a fit sees half of a source, or of a peak of the noise, and makes of it what it likes.
+        """
+        return ndimage.distance_transform_edt(np.pad(self.inside, 1))[1:-1, 1:-1] > 0.25 * self.beam
+
     def slope_scale(self) -> float:
         """Slope over continuum [per channel] of a spectral index of MAX_INDEX."""
         freq = float(np.median(self.cube.freq))
         return MAX_INDEX * abs(self.cube.chan_width) / freq if freq > 0 and self.cube.chan_width else np.inf
 
     def level(self, kind: str) -> float:
-        """SNR on a detection map above which noise is not expected: at least 0.85 minsnr."""
-        return max(0.85 * self.options.minsnr, self.noise_peaks(kind).level(self.options.false_alarms))
+        """SNR on a detection map above which candidates are looked at: at least 0.85 minsnr."""
+        number = max(self.options.candidates, self.options.false_alarms)
+        return max(0.85 * self.options.minsnr, self.noise_peaks(kind).level(number))
+
+    def limit(self, kind: str) -> float:
+        """Fitted SNR that a source must have, found in the integrated image or in the search for lines ('line')."""
+        return max(self.options.minsnr, self.noise_peaks(kind).fitted().level(self.allowed))
+
+    @property
+    def allowed(self) -> float:
+        """False alarms that each of the two searches, for lines and in the integrated image, may make."""
+        searches = int(self.options.mode != "line") + int(self.lines)
+        return self.options.false_alarms / max(searches, 1)
+
+    def is_sure_of_both(self, component: Component) -> bool:
+        """Whether a line and a continuum that are too faint each are too much for noise at one place."""
+        line, continuum = component.snr_line, component.snr_cont
+        if min(line, continuum) < LEAST_PART or max(line, continuum) < self.options.minsnr:
+            return False
+        # One of the two was looked for everywhere, the other at its place only.
+        by_line = self.noise_peaks("line").fitted().expected(line) * stats.norm.sf(continuum)
+        spectrum = NoisePeaks.of_spectrum(self.cube.nchan).fitted().expected(line)
+        by_continuum = self.noise_peaks("integrated").fitted().expected(continuum) * spectrum
+        return bool(by_line + by_continuum <= self.allowed)
 
     def noise_peaks(self, kind: str) -> NoisePeaks:
         """Peaks that noise makes on the integrated image, or in the search for lines ('line')."""
