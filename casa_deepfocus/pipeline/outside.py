@@ -1,0 +1,190 @@
+"""Sources outside of the image: their sidelobes are taken off the data that are searched and fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.catalogue import sky_position
+from casa_deepfocus.core.detection import Blob, DetectionMap
+from casa_deepfocus.core.noise import inverse_variance
+from casa_deepfocus.core.outside import OutsideSource, Patterns, find_outside, refine_outside
+from casa_deepfocus.core.psf import gaussian_transform, place_psf
+from casa_deepfocus.pipeline.joint import refine, renew_noise
+from casa_deepfocus.pipeline.state import MIN_LINE_CHANNELS, Log, Search
+
+CHANGE = 0.1
+"""Sidelobes that change by less [sigma of the integrated image] need no new fit of the sources inside."""
+
+ALTERNATIONS = 2
+"""How often the sources outside and those inside are fitted in turn after a round."""
+
+MOST_SOURCES = 3
+
+
+class Outside:
+    """The sources outside of the image, and what of the data is theirs.
+
+    `search.fit.data` is the data without `model`, so that every step that follows sees only the sources inside.
+
+    Parameters
+    ----------
+    search : Search
+    log : callable on str
+
+    Attributes
+    ----------
+    sources : list of OutsideSource, `level` [Jy] and `slope` [Jy per channel] apparent
+    model : (nchan, ny, nx) float32 [Jy/beam], their sidelobes where these are known; None without sources
+    """
+
+    def __init__(self, search: Search, log: Log) -> None:
+        self.search = search
+        self.log = log
+        self.sources: list[OutsideSource] = []
+        self.model: NDArray[np.float32] | None = None
+        # A continuum that was subtracted pixel by pixel has taken these sidelobes with it.
+        self._wanted = search.cube.psf_is_measured and search.options.mode != "line"
+
+    @cached_property
+    def _patterns(self) -> Patterns:
+        """The patterns of the mean PSF over the channels."""
+        cube, weights = self.search.cube, inverse_variance(self.search.sigma)
+        psf = cube.psf[0]
+        if len(cube.psf) > 1:
+            psf = np.tensordot((weights / weights.sum()).astype(np.float32), np.nan_to_num(cube.psf), axes=1)
+        grid = self.search.imager.grid
+        size = (min(psf.shape[0], grid[0]), min(psf.shape[1], grid[1]))
+        return Patterns(np.fft.fftshift(place_psf(psf, size)), np.isfinite(cube.data).any(axis=0), self.search.beam)
+
+    @property
+    def _scale(self) -> float:
+        """Sigma of the integrated image [Jy/beam]."""
+        return 1.0 / float(np.sqrt(inverse_variance(self.search.sigma).sum()))
+
+    def _image(self) -> NDArray[np.float32]:
+        """(ny, nx) the integrated residual [sigma], 0 where blank."""
+        weights = (inverse_variance(self.search.sigma) * self._scale).astype(np.float32)
+        return np.tensordot(weights, np.nan_to_num(self.search.fit.residual), axes=1)
+
+    def look(self) -> bool:
+        """Look for sources outside in the residual, and subtract what is found. True if anything was."""
+        if not self._wanted or len(self.sources) >= MOST_SOURCES:
+            return False
+        found = find_outside(self._image(), self._patterns, most=MOST_SOURCES - len(self.sources))
+        for source in found:
+            self.log(
+                f"a source outside the image at {self._where(source)}, {source.level * self._scale:.3g} Jy apparent, "
+                f"explains sidelobes of up to {source.sidelobe:.1f} sigma: it was subtracted"
+                f"{self._share(source)}"
+            )
+            source.level *= self._scale
+        self.sources += found
+        if found:
+            self._subtract()
+            # In each channel its sidelobes looked like noise.
+            renew_noise(self.search)
+        return bool(found)
+
+    def renew(self) -> bool:
+        """Fit the sources outside and inside in turn, and look for further ones. True when more were found."""
+        for _ in range(ALTERNATIONS):
+            if not self._refit():
+                break
+            refine(self.search, [])
+        more = self.look()
+        if more:
+            refine(self.search, [])
+        return more
+
+    def _refit(self) -> bool:
+        """Fit the sources outside to the residual of those inside. True when their sidelobes have changed."""
+        if not self.sources:
+            return False
+        rest, change = self._image(), 0.0
+        for source in self.sources:
+            before = self._pattern(source)
+            self._fit_slope(source)
+            refine_outside(source, rest + before, self._patterns)
+            source.level *= self._scale
+            step = self._pattern(source) - before
+            rest -= step
+            change = max(change, float(np.abs(step).max()))
+        if change < CHANGE:
+            return False
+        self._subtract()
+        return True
+
+    def _pattern(self, source: OutsideSource) -> NDArray[np.float32]:
+        """(ny, nx) sidelobes of a source on the integrated image [sigma]."""
+        return np.float32(source.level / self._scale) * self._patterns.near(source.x, source.y)[0]
+
+    def _fit_slope(self, source: OutsideSource) -> None:
+        """What is left of a source's slope, from the amplitude of its pattern in each channel of the residual."""
+        residual = self.search.fit.residual
+        if len(residual) < MIN_LINE_CHANNELS:
+            return
+        pattern = self._patterns.near(source.x, source.y)[0]
+        amplitude = np.tensordot(np.nan_to_num(residual), pattern, axes=((1, 2), (0, 1))) / float((pattern**2).sum())
+        weights = inverse_variance(self.search.sigma)
+        chan = np.arange(len(weights)) - 0.5 * (len(weights) - 1)
+        centred = chan - (weights * chan).sum() / weights.sum()
+        slope = float((weights * centred * amplitude).sum() / (weights * centred**2).sum())
+        source.slope += slope
+        # The level is that of the band's middle, and the mean over the channels stays as it was.
+        source.level -= slope * float((weights * chan).sum() / weights.sum())
+
+    def _subtract(self) -> None:
+        """Make the model anew and take it off the data and the residual."""
+        fit, imager = self.search.fit, self.search.imager
+        model = np.zeros_like(fit.data)
+        for source in self.sources:
+            part = np.zeros_like(fit.data)
+            transform = gaussian_transform(imager.grid, source.x, source.y, (0.0, 0.0, 0.0))
+            imager.subtract(part, transform[None], -source.spectrum(len(part))[None])
+            source.known = self._patterns.reach(source.x, source.y)
+            model += np.where(source.known, part, np.float32(0))
+        change = model if self.model is None else model - self.model
+        fit.data -= change
+        fit.residual -= change
+        self.model = model
+
+    def above_unknown(self, blobs: Sequence[Blob], maps: Sequence[DetectionMap]) -> list[Blob]:
+        """Blobs that are not what a source outside may leave where its sidelobes are not known.
+
+        They are taken to be as high there as where they are known.
+        """
+        if not self.sources:
+            return list(blobs)
+        unknown = np.zeros(self.search.cube.shape)
+        for source in self.sources:
+            unknown[~source.known] += float(np.abs(self._pattern(source)).max())
+        # Maps are in units of their own rms, sidelobes and all.
+        scale = float(np.abs(self._image()).max())
+        kept = []
+        for blob in blobs:
+            detection = maps[blob.map_index]
+            level = self.search.options.sidelobe_margin * unknown[round(blob.y), round(blob.x)]
+            snr = blob.snr * scale / float(np.nanmax(np.abs(detection.image)))
+            if detection.kind != "integrated" or snr >= level:
+                kept.append(blob)
+        return kept
+
+    def summary(self) -> str:
+        """Places and flux densities, for the catalogue's meta; empty without sources."""
+        return "; ".join(f"{self._where(source)} {source.level:.4g} Jy" for source in self.sources)
+
+    def _where(self, source: OutsideSource) -> str:
+        ra, dec = sky_position(self.search.cube, source.x, source.y)
+        if not np.isfinite(ra):
+            return f"pixel ({source.x:.1f}, {source.y:.1f})"
+        return str(SkyCoord(ra, dec, unit="deg").to_string("hmsdms", precision=2))
+
+    def _share(self, source: OutsideSource) -> str:
+        known = np.isfinite(self.search.cube.data).any(axis=0)
+        share = float(source.known[known].mean())
+        return "" if share > 0.995 else f" from {100 * share:.0f} per cent of the image, where the PSF reaches"
