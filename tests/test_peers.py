@@ -274,9 +274,14 @@ def test_candidates_that_only_cut_share_a_search():
     grid = ({"snr": 5.0}, {"snr": 6.5}, {"snr": 8.0})
     finder = Finder("planted", lambda places: "", search, {"snr": 5.0}, grid, cut="snr")
     lines = compare.tune("paper", 1, 7, [finder], Places(), simulate=simulate)
-    assert len(calls) == 1
+    # The search does not see it.
+    assert calls == [{}]
     assert [line.split("false positives")[1].split()[0] for line in lines] == ["2", "1", "0"]
     assert [line.endswith("<- best") for line in lines] == [False, False, True]
+    # Its own cut is for its own scores; a rate of false alarms has another.
+    own = replace(finder, settings={"snr": 8.0})
+    peer = compare.compare("paper", 1, 7, [own], Places(), rate=1.0, simulate=simulate)[0][0]
+    assert (len(peer.catalogue), peer.at_rate.level, peer.at_rate.false_positives) == (1, 6.0, 1)
 
 
 def test_a_field_on_which_a_finder_fails_is_in_none_of_its_scores():

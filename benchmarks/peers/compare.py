@@ -108,17 +108,17 @@ def compare(
             for finder in waiting:
                 progress(finder.name, index)
                 # Candidates that only cut the same catalogue share its search.
-                key = (finder.search, json.dumps({k: v for k, v in finder.settings.items() if k != finder.cut}))
+                key = (finder.search, json.dumps(finder.searched))
                 own = Path(folder) / finder.name
                 own.mkdir()
                 try:
                     if key not in searched:
-                        searched[key] = finder.search(field, finder.settings, places, own)
+                        searched[key] = finder.search(field, finder.searched, places, own)
                 except PeerError as error:
                     stores[finder.name].add(FieldResult(index, barren, None, None, 0.0, str(error)))
                     continue
                 found, cost = searched[key]
-                labelled = label(index, truth, finder.keep(found))
+                labelled = label(index, truth, found)
                 stores[finder.name].add(FieldResult(index, barren, *labelled, cost.seconds, memory=cost.memory))
     peers, lost = [], {}
     for finder in finders:
@@ -130,7 +130,7 @@ def compare(
 
 
 def judge(finder: Finder, store: Store, wanted: Sequence[int], rate: float) -> Peer:
-    """Score one finder on the fields where it did not fail.
+    """Score one finder on the fields where it did not fail: at its own `cut`, and at a rate of false alarms.
 
     Raises
     ------
@@ -141,10 +141,11 @@ def judge(finder: Finder, store: Store, wanted: Sequence[int], rate: float) -> P
         got = collect(store, wanted)
     except DataError as error:
         raise PeerError(str(error)) from error
-    score = score_tables(got.truth, got.catalogue, empty_fields=got.n_empty)
-    at_rate, ideal = cut_at_rate(got, score, rate), ideal_at_rate(got.truth, score, rate)
+    found = finder.keep(got.catalogue)
+    score = score_tables(got.truth, found, empty_fields=got.n_empty)
+    at_rate, ideal = cut_at_rate(got, rate), ideal_at_rate(got.truth, score, rate)
     cost = Cost(got.seconds, got.memory)
-    return Peer(finder.name, finder.settings, got.catalogue, score, cost, at_rate, ideal, got.failed)
+    return Peer(finder.name, finder.settings, found, score, cost, at_rate, ideal, got.failed)
 
 
 def figure_of_merit(peer: Peer) -> float:
@@ -271,7 +272,7 @@ def run(args: argparse.Namespace) -> int:
     stores = {
         finder.name: Store(
             folder and folder / finder.name,
-            {**recipe, "settings": finder.settings},
+            {**recipe, "settings": finder.searched},
             resume=args.resume and _begun(folder, finder),
         )
         for finder in finders

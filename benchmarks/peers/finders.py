@@ -1,5 +1,6 @@
 """The finders: where they are, their settings, and how their catalogues become ours.
 
+Thresholds of the searches are low, and `snr` (or `reliability`) is the finder's own cut of what was found.
 Settings are those that won on training seeds (`python -m benchmarks peers --tune`), written down here; the
 candidates are in `grid`. Every finder gets what its users would give it: finders of two dimensions the
 image of the band and continuum-subtracted line images, those of three the continuum-subtracted cube.
@@ -87,6 +88,11 @@ class Finder:
     settings: dict[str, Any] = field(default_factory=dict)
     grid: tuple[dict[str, Any], ...] = ()
     cut: str = ""
+
+    @property
+    def searched(self) -> dict[str, Any]:
+        """The settings that its search depends on."""
+        return {name: value for name, value in self.settings.items() if name != self.cut}
 
     def keep(self, found: Table) -> Table:
         """The rows of a search that its `cut` leaves."""
@@ -252,6 +258,9 @@ SOFIA2 = {
 }
 """SoFiA-2 as its handbook advises for emission lines; far from the paper's threshold of 0.5."""
 
+SIGMAS = tuple({"snr": value} for value in (4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 10.0, 12.0, 15.0))
+"""Candidates: of what a search with a low threshold finds, the detections above this SNR are kept."""
+
 FINDERS: dict[str, Finder] = {
     finder.name: finder
     for finder in (
@@ -265,29 +274,33 @@ FINDERS: dict[str, Finder] = {
             "pybdsf",
             _needs_module("bdsf", "pip install bdsf, then --python or PEERS_PYTHON"),
             _planes("pybdsf"),
-            {"thresh_pix": 5.0, "thresh_isl": 3.0, "thresh": "hard"},
-            tuple({"thresh_pix": value} for value in (4.5, 5.5, 7.0)),
+            {"thresh_pix": 4.0, "thresh_isl": 3.0, "thresh": "hard", "snr": 5.0},
+            SIGMAS,
+            cut="snr",
         ),
         Finder(
             "aegean",
             _needs_module("AegeanTools", "pip install AegeanTools, then --python or PEERS_PYTHON"),
             _planes("aegean"),
-            {"innerclip": 5.0, "outerclip": 4.0, "docov": False},
-            tuple({"innerclip": value} for value in (4.5, 5.0, 5.5, 6.0)),
+            {"innerclip": 4.5, "outerclip": 4.0, "docov": False, "snr": 5.0},
+            SIGMAS,
+            cut="snr",
         ),
         Finder(
             "findsources",
             _needs_casa,
             _planes("findsources", own_python=True),
-            {"sigma": 6.0, "nmax": 30},
-            tuple({"sigma": value} for value in (4.5, 5.0, 5.5, 6.0, 7.0, 8.0)),
+            {"sigma": 4.5, "nmax": 30, "snr": 6.0},
+            SIGMAS,
+            cut="snr",
         ),
         Finder(
             "blobcat",
             _needs_file("blobcat", "blobcat.py", "a copy of blobcat.py that runs on Python 3"),
             _planes("blobcat"),
-            {"dSNR": 5.0, "fSNR": 2.6, "edgemin": 5},
-            tuple({"dSNR": value} for value in (4.5, 5.0, 5.5, 6.0, 7.0)),
+            {"dSNR": 4.0, "fSNR": 2.6, "edgemin": 5, "snr": 5.0},
+            SIGMAS,
+            cut="snr",
         ),
         Finder(
             "sofia2",
@@ -312,7 +325,7 @@ FINDERS: dict[str, Finder] = {
             _needs_file("mf3d", "MF3D_class.py", "clone github.com/pavesiriccardo/MF3D"),
             _mf3d,
             {"spatial": [0, 4, 8], "spectral": [4, 8, 12], "snr": 5.5},
-            tuple({"snr": value} for value in (5.0, 5.5, 6.0, 7.0, 8.0, 9.0, 12.0)),
+            SIGMAS,
             cut="snr",
         ),
     )

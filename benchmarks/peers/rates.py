@@ -1,8 +1,8 @@
 """Finders, and the ideal filter, at one rate of false alarms.
 
-Each finder's catalogue is cut at the SNR, as that finder gives it, that leaves no more than `rate` false
-alarms a field. They are counted in fields without sources where there are some, else in the fields with
-sources, as the false positives that lie off every source (no duplicates, none misplaced).
+Each finder's catalogue, before its own cut, is cut at the SNR, as that finder gives it, that leaves no more
+than `rate` false alarms a field. They are counted in fields without sources where there are some, else in the
+fields with sources, as the false positives that lie off every source (no duplicates, none misplaced).
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class AtRate:
     snr50_line_only_err: float = math.nan
 
 
-def cut_at_rate(got: Collected, score: Score, rate: float) -> AtRate:
+def cut_at_rate(got: Collected, rate: float) -> AtRate:
     """Scores of the detections above the lowest SNR that leaves `rate` false alarms a field.
 
     Parameters
     ----------
     got : Collected
-    score : Score, of all that is in `got`
     rate : float, false alarms a field
 
     Returns
     -------
     AtRate : all NaN when something has to go and the catalogue has no SNR
     """
+    score = score_tables(got.truth, got.catalogue, empty_fields=got.n_empty)
     field, snr = np.asarray(got.catalogue["field"]), np.asarray(got.catalogue["snr"], dtype=float)
     barren = ~np.isin(field, score.truth.field)
     alarm, number = (barren, got.n_empty) if got.n_empty else (_off_sources(score, barren), len(got.fields))
