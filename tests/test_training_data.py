@@ -11,7 +11,7 @@ from casa_deepfocus.core import geometry, preprocessing  # noqa: E402
 from casa_deepfocus.errors import ParameterError  # noqa: E402
 from sim import fast  # noqa: E402
 from sim.psflib import GRID, load_library  # noqa: E402
-from training import maps, spectra, stamps  # noqa: E402
+from training import chain, maps, spectra, stamps  # noqa: E402
 from training.data import make_batch  # noqa: E402
 from training.draw import Draw  # noqa: E402
 from training.networks import NETWORKS  # noqa: E402
@@ -164,3 +164,22 @@ def test_sidelobe_levels_are_those_of_the_psfs():
     ring = (radius >= 10) & (radius <= 64)
     np.testing.assert_allclose(psfs.sidelobe, [np.abs(image[ring]).max() for image in images], rtol=1e-3)
     assert 0.01 < float(psfs.sidelobe.min()) and float(psfs.sidelobe.max()) < 1.0
+
+
+def test_a_source_just_outside_of_the_field_still_has_a_spectrum(monkeypatch):
+    """Where Blobs Finder finds nothing the true sources are the blobs; some have no pixel above the contour."""
+    outside = []
+    blobs = chain._blobs
+
+    def watched(fields, *others):
+        found = blobs(fields, *others)
+        side = fields.recipe.field - 1
+        outside.extend(((found.x < 0) | (found.x > side) | (found.y < 0) | (found.y > side)).tolist())
+        assert (found.weights.sum((1, 2)) > 0).all()
+        return found
+
+    monkeypatch.setattr(chain, "_blobs", watched)
+    blind = {"blobs_finder": lambda planes: 0.0 * planes[:, :1]}
+    for step in (0, 10):
+        assert torch.isfinite(make_batch("deep_gru", 1, step, 16, predecessors=blind).inputs).all()
+    assert any(outside)

@@ -1,4 +1,4 @@
-"""`python -m training {train,export,score,evaluate}`, from the root of the repository."""
+"""`python -m training {train,schedule,ablate,export,score,evaluate}`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from casa_deepfocus.errors import DeepFocusError
 COMMANDS = {
     "train": "train the networks, or continue",
     "schedule": "train all networks in both stages under one budget",
+    "ablate": "compare variants of a network on the same data",
     "export": "write trained networks as ONNX with their manifest",
     "score": "score a catalogue against a truth table",
     "evaluate": "simulate cubes, search them and score the result",

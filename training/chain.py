@@ -163,9 +163,8 @@ def _blobs(fields: Fields, maps: Tensor, amplitude: Tensor, networks: Predecesso
     asked[0, 0] = True
     row, source = torch.nonzero(asked, as_tuple=True)
     drawn = _drawn(fields, row, source)
-    true = Blobs(
-        row, source, fields.x[row, source], fields.y[row, source], torch.where(drawn > BOX_LEVEL, drawn, 0.0 * drawn)
-    )
+    x, y = fields.x[row, source], fields.y[row, source]
+    true = Blobs(row, source, x, y, _never_empty(torch.where(drawn > BOX_LEVEL, drawn, 0.0 * drawn), x, y))
     if networks is None:
         return true
     with torch.no_grad():
@@ -175,13 +174,25 @@ def _blobs(fields: Fields, maps: Tensor, amplitude: Tensor, networks: Predecesso
         return true
     keep = torch.as_tensor(found[0], device=maps.device)
     x, y = (torch.as_tensor(found[i], dtype=torch.float32, device=maps.device) for i in (1, 2))
-    pixel = torch.arange(fields.recipe.field, device=maps.device, dtype=torch.float32)
-    near = torch.hypot(pixel[None, None, :] - x[:, None, None], pixel[None, :, None] - y[:, None, None])
     seen = probability[row[keep]]
-    weights = seen * (seen > BOX_LEVEL) * (near < 1.2 * fields.recipe.pixels_per_beam)
-    # A maximum that hardly passes has no pixel above the contour; its own pixels are its box then.
-    weights = torch.where((weights.sum((1, 2)) > 0)[:, None, None], weights, (near < 1.5).float())
-    return Blobs(row[keep], source[keep], x, y, weights)
+    near = _distance(x, y, fields.recipe.field) < 1.2 * fields.recipe.pixels_per_beam
+    return Blobs(row[keep], source[keep], x, y, _never_empty(seen * (seen > BOX_LEVEL) * near, x, y))
+
+
+def _distance(x: Tensor, y: Tensor, field: int) -> Tensor:
+    """(k, field, field) distance of every pixel from k places."""
+    pixel = torch.arange(field, device=x.device, dtype=torch.float32)
+    return torch.hypot(pixel[None, None, :] - x[:, None, None], pixel[None, :, None] - y[:, None, None])
+
+
+def _never_empty(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Blobs' pixels; those at the blob's place, in the field, where none is above the contour.
+
+    So it is with a maximum that hardly passes, and with a source just outside of the field.
+    """
+    field = weights.shape[-1]
+    near = _distance(x.clamp(0, field - 1), y.clamp(0, field - 1), field) < 1.5
+    return torch.where((weights.sum((1, 2)) > 0)[:, None, None], weights, near.float())
 
 
 def blobs_finder_planes_of(fields: Fields, maps: Tensor) -> Tensor:
