@@ -81,7 +81,15 @@ def test_paths_that_are_something_else(tiny_images, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("mode", "lines"), ("device", "tpu"), ("minsnr", 0), ("minsnr", -1.0), ("minsnr", float("nan")), ("minsnr", "5")],
+    [
+        ("mode", "lines"),
+        ("device", "tpu"),
+        ("minsnr", 0),
+        ("minsnr", -1.0),
+        ("minsnr", float("nan")),
+        ("minsnr", "5"),
+        ("falsealarms", 0),
+    ],
 )
 def test_values_that_are_not_allowed(tiny_images, name, value):
     refused(ParameterError, f"{name}=", imagename=f"{tiny_images}.image", **{name: value})

@@ -10,7 +10,7 @@ import pytest
 from casa_deepfocus import params
 from casa_deepfocus.errors import ParameterError
 
-OWN = "vis imagename psf pb outfile overwrite mode minsnr device models keepimages"
+OWN = "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models keepimages"
 TCLEAN = (
     "selectdata field spw timerange uvrange antenna scan observation intent datacolumn imsize cell phasecenter "
     "stokes projection specmode reffreq nchan start width outframe veltype restfreq interpolation "
@@ -33,7 +33,20 @@ def test_names_in_positional_order(spec: params.TaskSpec) -> None:
 
 def test_defaults(spec: params.TaskSpec) -> None:
     defaults = spec.defaults()
-    assert [defaults[name] for name in OWN.split()] == ["", "", "", "", "", False, "both", 5.0, "auto", "", False]
+    assert [defaults[name] for name in OWN.split()] == [
+        "",
+        "",
+        "",
+        "",
+        "",
+        False,
+        "both",
+        5.0,
+        0.001,
+        "auto",
+        "",
+        False,
+    ]
     defaults["imsize"].append(100)
     assert spec.defaults()["imsize"] == []
 

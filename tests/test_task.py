@@ -65,7 +65,7 @@ ALL = {f"out{suffix}" for suffix in products.SUFFIXES}
 
 
 def test_an_image_becomes_products_and_a_dict(search, messages, tiny_images):
-    back = task_sdeepfocus.sdeepfocus(imagename=f"{tiny_images}.image", outfile="out", minsnr=4.0)
+    back = task_sdeepfocus.sdeepfocus(imagename=f"{tiny_images}.image", outfile="out", minsnr=4.0, falsealarms=0.1)
     assert names() == ALL
     assert back["counts"]["sources"] == len(TRUTH) == len(back["sources"])
     assert {Path(path).name for path in back["products"].values()} == ALL
@@ -73,7 +73,7 @@ def test_an_image_becomes_products_and_a_dict(search, messages, tiny_images):
     assert {"check", "load networks", "read", "find", "write", "total"} <= set(back["timings"])
     assert "image" not in back["timings"]
     assert back["sources"][0]["name"] == "S1" and isinstance(back["sources"][0]["ra"], float)
-    assert search.options.minsnr == 4.0 and search.options.mode == "both"
+    assert (search.options.minsnr, search.options.false_alarms) == (4.0, 0.1) and search.options.mode == "both"
     assert search.cube.psf_is_measured
     text = [message for message, _, origin in messages if origin == "sdeepfocus"]
     assert any("S2" in line and "unresolved" in line for line in text)

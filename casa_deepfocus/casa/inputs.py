@@ -38,7 +38,7 @@ class Request:
     overwrite, keepimages : bool
     mode : str
         'both', 'line' or 'continuum'; 'both' becomes 'continuum' where there is one channel only.
-    minsnr : float
+    minsnr, falsealarms : float
     device, models : str
     tclean : dict
         The parameters handed to tclean as they are.
@@ -54,6 +54,7 @@ class Request:
     overwrite: bool
     mode: str
     minsnr: float
+    falsealarms: float
     device: str
     models: str
     keepimages: bool
@@ -90,9 +91,8 @@ def check(parameters: Mapping[str, Any]) -> Request:
         )  # fmt: skip
     mode = _one_of("mode", values["mode"], state.MODES)
     _one_of("device", values["device"], runner.DEVICES)
-    minsnr = values["minsnr"]
-    if isinstance(minsnr, bool) or not isinstance(minsnr, (int, float)) or not 0 < minsnr < float("inf"):
-        raise ParameterError("minsnr", minsnr, "must be a positive number", "5 is a good choice")
+    minsnr = _positive("minsnr", values["minsnr"], "5")
+    falsealarms = _positive("falsealarms", values["falsealarms"], "0.001")
     models = str(values["models"] or "")
     runner.find_folder(models)
     for name in ("psf", "pb"):
@@ -127,7 +127,8 @@ def check(parameters: Mapping[str, Any]) -> Request:
         outfile=outfile,
         overwrite=bool(values["overwrite"]),
         mode=mode,
-        minsnr=float(minsnr),
+        minsnr=minsnr,
+        falsealarms=falsealarms,
         device=values["device"],
         models=models,
         keepimages=bool(values["keepimages"]),
@@ -162,6 +163,12 @@ def selection(tclean: Mapping[str, Any], index: int) -> dict[str, str]:
 def _names(vis: Any) -> tuple[str, ...]:
     items: Sequence[Any] = [vis] if isinstance(vis, str) else list(vis or [])
     return tuple(str(item).rstrip("/") for item in items if str(item))
+
+
+def _positive(name: str, value: Any, advice: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ParameterError(name, value, "must be a positive number", f"{advice} is a good choice")
+    return float(value)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:

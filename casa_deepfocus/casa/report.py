@@ -276,7 +276,7 @@ def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
     facts = [
         ("input", ", ".join(request.vis) or request.imagename),
-        ("mode", f"{request.mode}, minsnr {request.minsnr:g}"),
+        ("mode", f"{request.mode}, minsnr {request.minsnr:g}, falsealarms {request.falsealarms:g}"),
         ("cube", f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels of {cube.cell:.4g} arcsec"),
         ("beam", f"{beam[0]:.4g} x {beam[1]:.4g} arcsec, position angle {beam[2]:.1f} deg"),
         ("noise", f"{float(np.nanmedian(result.noise)) * 1e3:.4g} mJy/beam in a channel (median)"),

@@ -58,7 +58,7 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
         with _timed(timings, "read"):
             cube, template = images.read_cube(imagename, request.psf, request.pb, log)
         log(f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels, beam {cube.beam_pixels():.1f} pixels")
-        options = pipeline.Options(mode=request.mode, minsnr=request.minsnr)
+        options = pipeline.Options(mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms)
         with _progress() as progress, _timed(timings, "find"):
             result = pipeline.run(cube, networks, options, log=log, progress=progress)
         with _timed(timings, "write"):

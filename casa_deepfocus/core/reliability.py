@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-STRETCH = 1.075
+STRETCH = 1.06
 """SNR of a fitted source over that of its maximum on the detection map, for peaks of noise: the fit may choose
 place, shape and width. For sources it is about 1.1 (a window of channels is no line, a beam no source)."""
 
