@@ -17,7 +17,7 @@ from casa_deepfocus.core.psf import gaussian_transform, place_psf
 from casa_deepfocus.pipeline.joint import refine, renew_noise
 from casa_deepfocus.pipeline.state import MIN_LINE_CHANNELS, Log, Search
 
-CHANGE = 0.1
+CHANGE = 0.25
 """Sidelobes that change by less [sigma of the integrated image] need no new fit of the sources inside."""
 
 ALTERNATIONS = 2
@@ -59,7 +59,8 @@ class Outside:
             psf = np.tensordot((weights / weights.sum()).astype(np.float32), np.nan_to_num(cube.psf), axes=1)
         grid = self.search.imager.grid
         size = (min(psf.shape[0], grid[0]), min(psf.shape[1], grid[1]))
-        return Patterns(np.fft.fftshift(place_psf(psf, size)), np.isfinite(cube.data).any(axis=0), self.search.beam)
+        known = np.asarray(np.isfinite(cube.data).any(axis=0))
+        return Patterns(np.fft.fftshift(place_psf(psf, size)), known, self.search.beam)
 
     @property
     def _scale(self) -> float:
@@ -79,7 +80,7 @@ class Outside:
         for source in found:
             self.log(
                 f"a source outside the image at {self._where(source)}, {source.level * self._scale:.3g} Jy apparent, "
-                f"explains sidelobes of up to {source.sidelobe:.1f} sigma: it was subtracted"
+                f"explains sidelobes of up to {source.level * source.highest:.1f} sigma: it was subtracted"
                 f"{self._share(source)}"
             )
             source.level *= self._scale
@@ -96,8 +97,8 @@ class Outside:
             if not self._refit():
                 break
             refine(self.search, [])
-        more = self.look()
-        if more:
+        more, dropped = self.look(), self._drop_unknown()
+        if more or dropped:
             refine(self.search, [])
         return more
 
@@ -154,25 +155,39 @@ class Outside:
         self.model = model
 
     def above_unknown(self, blobs: Sequence[Blob], maps: Sequence[DetectionMap]) -> list[Blob]:
-        """Blobs that are not what a source outside may leave where its sidelobes are not known.
-
-        They are taken to be as high there as where they are known.
-        """
+        """Blobs that are not what a source outside may leave where its sidelobes are not known."""
         if not self.sources:
             return list(blobs)
-        unknown = np.zeros(self.search.cube.shape)
-        for source in self.sources:
-            unknown[~source.known] += float(np.abs(self._pattern(source)).max())
         # Maps are in units of their own rms, sidelobes and all.
         scale = float(np.abs(self._image()).max())
         kept = []
         for blob in blobs:
             detection = maps[blob.map_index]
-            level = self.search.options.sidelobe_margin * unknown[round(blob.y), round(blob.x)]
             snr = blob.snr * scale / float(np.nanmax(np.abs(detection.image)))
-            if detection.kind != "integrated" or snr >= level:
+            if detection.kind != "integrated" or snr >= self._unknown_level(blob.x, blob.y):
                 kept.append(blob)
         return kept
+
+    def _drop_unknown(self) -> bool:
+        """Drop continua that may be such sidelobes, whichever way they came in. True if any was."""
+        low = [
+            c
+            for c in self.search.components
+            if not c.has_line and c.snr_cont < self._unknown_level(c.x, c.y)
+        ]  # fmt: skip
+        self.search.components = [c for c in self.search.components if c not in low]
+        self.search.refused += low
+        return bool(low)
+
+    def _unknown_level(self, x: float, y: float) -> float:
+        """SNR of a continuum that sidelobes of sources outside, where they are not known, do not explain.
+
+        They are taken to be as high there as where they are known.
+        """
+        ny, nx = self.search.cube.shape
+        row, column = min(max(round(y), 0), ny - 1), min(max(round(x), 0), nx - 1)
+        high = [source.level / self._scale * source.highest for source in self.sources if not source.known[row, column]]
+        return self.search.options.sidelobe_margin * sum(high)
 
     def summary(self) -> str:
         """Places and flux densities, for the catalogue's meta; empty without sources."""
