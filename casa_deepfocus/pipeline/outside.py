@@ -23,7 +23,12 @@ CHANGE = 0.25
 ALTERNATIONS = 2
 """How often the sources outside and those inside are fitted in turn after a round."""
 
+NODES = 32
+"""Channels whose PSFs are averaged, at most."""
+
 MOST_SOURCES = 3
+MOST_LOOKS = 2
+"""How often the residual is searched in vain: before anything is subtracted, and after the brightest are."""
 
 
 class Outside:
@@ -47,20 +52,21 @@ class Outside:
         self.log = log
         self.sources: list[OutsideSource] = []
         self.model: NDArray[np.float32] | None = None
+        self._vain = 0
         # A continuum that was subtracted pixel by pixel has taken these sidelobes with it.
         self._wanted = search.cube.psf_is_measured and search.options.mode != "line"
 
     @cached_property
     def _patterns(self) -> Patterns:
-        """The patterns of the mean PSF over the channels."""
+        """The patterns of the mean PSF over the channels; a few of them do, as it changes smoothly."""
         cube, weights = self.search.cube, inverse_variance(self.search.sigma)
-        psf = cube.psf[0]
-        if len(cube.psf) > 1:
-            psf = np.tensordot((weights / weights.sum()).astype(np.float32), np.nan_to_num(cube.psf), axes=1)
-        grid = self.search.imager.grid
-        size = (min(psf.shape[0], grid[0]), min(psf.shape[1], grid[1]))
+        grid, used = self.search.imager.grid, np.flatnonzero(weights)
+        size = (min(cube.psf.shape[1], grid[0]), min(cube.psf.shape[2], grid[1]))
+        number = min(len(used), NODES) if len(cube.psf) > 1 else 1
+        nodes = used[((np.arange(number) + 0.5) / number * len(used)).astype(int)]
+        psf = sum(weights[node] * place_psf(self.search.imager.plane(node), size) for node in nodes)
         known = np.asarray(np.isfinite(cube.data).any(axis=0))
-        return Patterns(np.fft.fftshift(place_psf(psf, size)), known, self.search.beam)
+        return Patterns(np.fft.fftshift(psf / weights[nodes].sum()), known, self.search.beam)
 
     @property
     def _scale(self) -> float:
@@ -70,11 +76,14 @@ class Outside:
     def _image(self) -> NDArray[np.float32]:
         """(ny, nx) the integrated residual [sigma], 0 where blank."""
         weights = (inverse_variance(self.search.sigma) * self._scale).astype(np.float32)
-        return np.tensordot(weights, np.nan_to_num(self.search.fit.residual), axes=1)
+        image = np.zeros(self.search.cube.shape, np.float32)
+        for weight, plane in zip(weights, self.search.fit.residual, strict=True):
+            image += weight * np.nan_to_num(plane)
+        return image
 
     def look(self) -> bool:
         """Look for sources outside in the residual, and subtract what is found. True if anything was."""
-        if not self._wanted or len(self.sources) >= MOST_SOURCES:
+        if not self._wanted or self._vain >= MOST_LOOKS or len(self.sources) >= MOST_SOURCES:
             return False
         found = find_outside(self._image(), self._patterns, most=MOST_SOURCES - len(self.sources))
         for source in found:
@@ -89,6 +98,8 @@ class Outside:
             self._subtract()
             # In each channel its sidelobes looked like noise.
             renew_noise(self.search)
+        else:
+            self._vain += 1
         return bool(found)
 
     def renew(self) -> bool:
