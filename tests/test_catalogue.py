@@ -12,7 +12,7 @@ from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.complexes import chains, join
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.fit import NAMES, Component
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, shape_to_covariance
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.reliability import NoisePeaks
 
 NCHAN = 30
@@ -37,7 +37,7 @@ def component(**values):
     )
     for name, value in values.items():
         setattr(out, name, value)
-    out.matrix = np.diag([0.04, 0.09, 1.0, 1.0, 0.5, 0.01, 0.01, 1e-6, 1e-8, 1e-10])
+    out.matrix = np.diag([0.04, 0.09, 1e-6, 1e-6, 1e-6, 0.01, 0.01, 1e-6, 1e-8, 1e-10])
     out.errors = {name: float(np.sqrt(out.matrix[i, i])) for i, name in enumerate(NAMES)}
     out.snr_line, out.snr_cont = 10.0, 20.0
     return out
@@ -78,22 +78,26 @@ def test_what_is_not_measured_is_nan_and_names_are_unique():
     assert len(cat.build([], [], make_cube())) == 0
 
 
-def test_shape_errors_against_brute_force():
+def test_angle_error_against_brute_force():
     rng = np.random.default_rng(3)
     covariance = shape_to_covariance(6.0, 3.0, 35.0)
     matrix = np.array([[0.02, 0.005, -0.002], [0.005, 0.03, 0.004], [-0.002, 0.004, 0.01]])
-    from casa_deepfocus.core.geometry import covariance_to_shape
-
     draws = covariance + rng.multivariate_normal(np.zeros(3), matrix, size=20000)
-    maj, minor, pa = covariance_to_shape(draws)
-    spread = [maj.std(), minor.std(), (((pa - 35 + 90) % 180) - 90).std()]
-    np.testing.assert_allclose(cat.shape_errors(covariance, matrix), spread, rtol=0.06)
-    assert cat.shape_errors(np.array([1.0, 1.0, 0.0]), np.eye(3))[2] == 90.0
+    spread = (((covariance_to_shape(draws)[2] - 35 + 90) % 180) - 90).std()
+    assert cat.angle_error(covariance, matrix) == pytest.approx(spread, rel=0.06)
+    assert cat.angle_error(np.array([1.0, 1.0, 0.0]), np.eye(3)) == 90.0
 
 
-def test_unresolved_source_has_an_upper_limit():
-    maj_err, _, _ = cat.shape_errors(np.zeros(3), np.eye(3))
-    assert maj_err == pytest.approx(2.3548, rel=1e-3)
+def test_unresolved_source_has_a_size_within_its_error():
+    fitted = component(covariance=np.array([-0.3, 0.2, 0.1]))
+    fitted.matrix[2:5, 2:5] = np.diag([1.0, 1.0, 0.5])
+    row = cat.build([fitted], [1.0], make_cube())[0]
+    assert 0 < row["fwhm_min"] < row["fwhm_maj"] < 0.1 * 2 * FWHM_PER_SIGMA
+    assert 0.05 < row["fwhm_min_err"] < row["fwhm_min"] and row["pa_err"] > 60.0
+    held = component(fit_shape=False)
+    held.matrix[2:5, 2:5] = 0.0
+    row = cat.build([held], [1.0], make_cube())[0]
+    assert (row["fwhm_maj"], row["fwhm_min"]) == pytest.approx((0.6, 0.4)) and np.isnan(row["fwhm_maj_err"])
 
 
 def galaxy(steps=6):

@@ -1,8 +1,8 @@
 """From fitted components to a table that an astronomer reads: sky coordinates, units, errors.
 
 The fit's components are what the antennas see; here the primary beam is taken off them: off their
-fluxes, and off places and sizes, which its slope changes (`core.primarybeam`). NaN means not
-measured; in the integer columns -1.
+fluxes, and off places and sizes, which its slope changes (`core.primarybeam`). Sizes are posterior
+means (`core.sizes`). NaN means not measured; in the integer columns -1.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.fit import Component
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape, peak_over_flux, shape_to_covariance
+from casa_deepfocus.core.geometry import covariance_to_shape, peak_over_flux, shape_to_covariance
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
 from casa_deepfocus.core.primarybeam import OnSky, local_beam, on_sky
+from casa_deepfocus.core.sizes import sizes
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("name", "str", "", "JHHMMSS.ss+DDMMSS.s of the fitted position"),
@@ -38,9 +39,9 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("chan_err", "float", "", ""),
     ("freq", "float", "Hz", "frequency of the line's centre, in the cube's frame"),
     ("freq_err", "float", "Hz", ""),
-    ("fwhm_maj", "float", "arcsec", "major FWHM, deconvolved; 0 when unresolved"),
+    ("fwhm_maj", "float", "arcsec", "major FWHM, deconvolved; not different from 0 where flagged unresolved"),
     ("fwhm_maj_err", "float", "arcsec", ""),
-    ("fwhm_min", "float", "arcsec", "minor FWHM, deconvolved; 0 when unresolved"),
+    ("fwhm_min", "float", "arcsec", "minor FWHM, deconvolved"),
     ("fwhm_min_err", "float", "arcsec", ""),
     ("pa", "float", "deg", "position angle of the major axis, north through east"),
     ("pa_err", "float", "deg", ""),
@@ -83,33 +84,21 @@ def sky_name(ra: float, dec: float) -> str:
     return f"J{hours}{degrees}"
 
 
-def shape_errors(covariance: NDArray, matrix: NDArray) -> tuple[float, float, float]:
-    """Errors of FWHM major, minor [pixel] and position angle [deg] of a fitted covariance.
+def angle_error(covariance: NDArray, matrix: NDArray) -> float:
+    """Error of the position angle [deg], at most 90, of a fitted covariance.
 
     Parameters
     ----------
     covariance : (3,) [pixel^2] : sxx, syy, sxy
     matrix : (3, 3) [pixel^4], its error covariance
-
-    Returns
-    -------
-    three floats. Sizes: what one standard error of the variance along the axis adds to the FWHM,
-    so that an unresolved source has its 1-sigma upper limit here. The angle's is at most 90.
     """
     _, _, pa = covariance_to_shape(covariance)
     sin, cos = np.sin(np.deg2rad(float(pa))), np.cos(np.deg2rad(float(pa)))
-    # Variances along the axes, and the cross term that turns them, as linear forms of (sxx, syy, sxy).
-    along = np.array([sin**2, cos**2, -2 * sin * cos])
-    across = np.array([cos**2, sin**2, 2 * sin * cos])
+    # Difference of the variances along the axes, and the cross term that turns them, as linear forms.
+    elongation = np.array([sin**2 - cos**2, cos**2 - sin**2, -4 * sin * cos])
     turn = np.array([sin * cos, -sin * cos, -(cos**2 - sin**2)])
-    errors = []
-    for form in (along, across):
-        value, error = max(float(form @ covariance), 0.0), float(np.sqrt(max(form @ matrix @ form, 0.0)))
-        errors.append(FWHM_PER_SIGMA * (np.sqrt(value + error) - np.sqrt(value)))
-    difference = float((along - across) @ covariance)
-    turning = float(np.sqrt(max(turn @ matrix @ turn, 0.0)))
-    angle = np.rad2deg(turning / difference) if difference > 0 else 90.0
-    return errors[0], errors[1], float(min(angle, 90.0))
+    difference, turning = float(elongation @ covariance), float(np.sqrt(max(turn @ matrix @ turn, 0.0)))
+    return min(float(np.rad2deg(turning / difference)), 90.0) if difference > 0 else 90.0
 
 
 def component_row(component: Component, cube: Cube) -> dict[str, object]:
@@ -124,10 +113,9 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
     if component.matrix is not None:
         matrix = source.jacobian @ component.matrix[:5, :5] @ source.jacobian.T
     x_err, y_err = np.sqrt(np.diag(matrix)[:2]) if {"x", "y"} <= component.errors.keys() else (np.nan, np.nan)
-    maj, minor, pa = (float(value) for value in covariance_to_shape(source.covariance))
-    maj_err, min_err, pa_err = shape_errors(source.covariance, matrix[2:, 2:])
-    if not component.fit_shape:
-        maj_err = min_err = pa_err = np.nan
+    maj, minor, maj_err, min_err = sizes(source.covariance, matrix[2:, 2:])
+    pa = float(covariance_to_shape(source.covariance)[2])
+    pa_err = angle_error(source.covariance, matrix[2:, 2:]) if component.fit_shape else np.nan
     row: dict[str, object] = {
         "ra": ra, "ra_err": x_err * cube.cell, "dec": dec, "dec_err": y_err * cube.cell,
         "x": x, "y": y, "x_err": x_err, "y_err": y_err,
