@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from casa_deepfocus.core.detection import integrated_map
+from casa_deepfocus.core.fit import Component, JointFit
 from casa_deepfocus.core.noise import channel_noise, inverse_variance
 from casa_deepfocus.core.outside import OutsideSource, Patterns, find_outside, refine_outside, within
-from casa_deepfocus.pipeline import run
+from casa_deepfocus.core.psf import Imager
+from casa_deepfocus.pipeline import Options, run
+from casa_deepfocus.pipeline.outside import Outside
+from casa_deepfocus.pipeline.state import Search, silent
 from sim.cube import simulate_cube
 from sim.defects import Defects
 from sim.response import Coverage, Grid
@@ -141,6 +145,43 @@ def test_without_it_the_sidelobes_are_found(spoiled, monkeypatch):
     monkeypatch.setattr("casa_deepfocus.pipeline.outside.find_outside", lambda *args, **kwargs: [])
     result = run(spoiled, FilterNetworks())
     assert len(result.catalogue) > 1 and "outside" not in result.catalogue.meta
+
+
+def search_of(cube) -> Search:
+    sigma, imager = channel_noise(cube.data), Imager(cube.psf, cube.shape)
+    fit = JointFit(np.nan_to_num(cube.data), sigma, imager, cube.beam_covariance())
+    return Search(cube, FilterNetworks(), Options(), sigma, fit, imager, np.zeros(cube.shape, np.float32))
+
+
+def test_its_slope_is_subtracted_too():
+    """A continuum that falls to 0.6 over the band: what is left is noise in the first and the last channel as well."""
+    steep = replace(outside_source(), alpha=-500.0)
+    outside = Outside(search_of(observe([], steep)), silent)
+    assert outside.look() and outside.sources[0].slope == 0.0
+    known, residual = outside.sources[0].known, outside.search.fit.residual
+    flat = residual[:, known].std(axis=1)
+    assert min(flat[0], flat[-1]) > 1.2 * NOISE
+    outside.renew()
+    (source,) = outside.sources
+    assert source.slope < 0 and source.slope * (GRID.nchan - 1) / source.level == pytest.approx(-0.5, abs=0.2)
+    left = residual[:, known].std(axis=1)
+    assert left[[0, -1]] == pytest.approx(NOISE, rel=0.15)
+
+
+def test_a_continuum_must_exceed_sidelobes_that_are_not_known(spoiled):
+    outside = Outside(search_of(spoiled), silent)
+    assert outside.look()
+    (source,) = outside.sources
+    assert not source.known[70, 10] and source.known[70, 130]
+    search = outside.search
+    highest = source.level * source.highest / outside._scale
+    low, high, far, line = (
+        Component(x, 70.0, np.zeros(3), has_cont=True, has_line=has_line, snr_cont=snr)
+        for x, snr, has_line in ((10, 1.2 * highest, False), (10, 2 * highest, False), (130, 9, False), (10, 9, True))
+    )
+    search.components = [low, high, far, line]
+    outside._drop_unknown()
+    assert search.components == [high, far, line] and search.refused == [low]
 
 
 def test_a_clean_cube_says_nothing_of_it():
