@@ -180,3 +180,20 @@ def test_edge_of_the_data_holds_up_no_component(array):
     assert start.snr_cont > 10, "what it starts from must look like a source"
     fit.fit([start])
     assert start.snr_cont < 4.0
+
+
+def test_fit_alone_is_the_fit_of_one(array):
+    imager, amplitude, beam = array
+    true = source(60.0, 64.0, amp=9.0, chan=11.6, fwhm=5.0, cont=2.0)
+    data = observe(imager, [true], noise_cube(amplitude, np.random.default_rng(3)))
+    alone, jointly = (
+        Component(60.4, 63.7, 0.3 * beam, amp=7.0, chan=11.0, fwhm=6.0, has_cont=True, cont=1.0) for _ in range(2)
+    )
+    fit = JointFit(data, np.ones(NCHAN), imager, beam)
+    fit.fit_alone(alone, iterations=20)
+    np.testing.assert_array_equal(fit.residual, data)
+    fit.fit([jointly], iterations=20)
+    assert jointly.snr_line > 10
+    assert alone.snr_line == pytest.approx(jointly.snr_line, rel=0.02)
+    for name in ("x", "y", "amp", "cont", "chan"):
+        assert abs(getattr(alone, name) - getattr(jointly, name)) < 0.1 * jointly.errors[name], name

@@ -260,6 +260,7 @@ def test_absorption_against_a_continuum_is_a_line():
     true = Component(32.0, 34.0, shape_to_covariance(2.0, 2.0, 0.0), amp=-9.0, chan=12.0, fwhm=5.0, cont=12.0)
     transform = gaussian_transform(search.imager.grid, true.x, true.y, true.covariance)[None]
     search.imager.subtract(search.fit.data, transform, -true.spectrum(NCHAN)[None])
+    search.fit.update_residual([])
     assert true.spectrum(NCHAN).min() > 0 and true.spectrum(NCHAN).max() > 11
     start = continuum_at(32, 34, cont=9.0, snr_cont=30.0)
     joint.refine(search, [start])
@@ -274,3 +275,11 @@ def test_absorption_against_a_continuum_is_a_line():
     assert found.line_flux()[0] < 0
     found.drop_line()
     assert not found.has_line and not found.absorption
+
+
+def test_noise_is_dropped_before_the_joint_fit_and_looked_at_again():
+    search = make_search()
+    near, far = line_at(20, 40), line_at(24, 40)
+    noise = line_at(45, 30, cont=0.0)
+    assert joint.promising(search, [near, far, noise]) == [near, far], "neighbours are left to the joint fit"
+    assert not search.refused and noise.snr_line < search.limit("line")

@@ -236,6 +236,10 @@ class _Group:
         self.start_images = images.reshape(len(components), -1)
         self.start_dirty = self.stamp.through_psf(images, self.kernel).reshape(len(components), -1)
 
+    def subtract_start(self) -> None:
+        """Take the components as they start off the residual, where nobody has done so yet."""
+        self.residual -= (self.start_spectra.T @ self.start_dirty).astype(np.float32)
+
     def _spectra(self, component: Component, vector: NDArray) -> dict[str, NDArray]:
         return _spectra(vector, self.nchan, component.has_line)
 
@@ -523,6 +527,13 @@ class JointFit:
             if sweep + 1 < sweeps and self._settled(components, before):
                 break
         self.measure(components)
+
+    def fit_alone(self, component: Component, *, iterations: int = 10) -> None:
+        """Fit one component in place, with errors and SNR, on a residual that holds all of it; the residual stays."""
+        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam)
+        group.subtract_start()
+        group.solve(iterations)
+        group.finish()
 
     def set_noise(self, sigma: NDArray) -> None:
         """Take another noise, (nchan,) [Jy/beam]."""

@@ -17,10 +17,17 @@ JOIN_DISTANCE = 0.6
 anything that is found, the positions differ by no more."""
 
 
+ALONE = 3.0
+"""A candidate with no other this near [beam] stands alone."""
+
+NEARLY = 0.9
+"""Fraction of the SNR that a source needs, below which a candidate fitted alone is not looked at further."""
+
+
 def refine(search: Search, new: Sequence[Component]) -> int:
     """Fit the new components together with the old; drop what is not significant. Number of changes that stay."""
     before = {(id(c), c.has_line, c.has_cont) for c in search.components}
-    for component in new:
+    for component in promising(search, new):
         add(search, component)
     for _ in range(5):
         search.fit.fit(search.components)
@@ -31,6 +38,25 @@ def refine(search: Search, new: Sequence[Component]) -> int:
         # The last change must reach the values and the residual as well.
         search.fit.fit(search.components)
     return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
+
+
+def promising(search: Search, new: Sequence[Component]) -> list[Component]:
+    """Candidates worth a joint fit: those that stand alone are fitted alone first, which costs little.
+
+    Most are peaks of noise. Not refused, they are looked at again when brighter sources are subtracted.
+    """
+    apart = ALONE * search.beam
+    kept = []
+    for component in new:
+        others = [c for c in (*search.components, *new) if c is not component]
+        if all(np.hypot(component.x - c.x, component.y - c.y) > apart for c in others):
+            search.fit.fit_alone(component)
+            line = component.has_line and component.snr_line >= NEARLY * search.limit("line")
+            continuum = component.has_cont and component.snr_cont >= NEARLY * search.limit("integrated")
+            if not (line or continuum or search.is_sure_of_both(component)):
+                continue
+        kept.append(component)
+    return kept
 
 
 def renew_noise(search: Search) -> None:
