@@ -143,8 +143,8 @@ def make_result(cube: Cube) -> Result:
         x, y = (float(v) for v in cube.wcs.wcs_world2pix([[ra, dec]], 0)[0])
         row = {name: np.nan for name, kind, _, _ in COLUMNS if kind == "float"}
         row |= {
-            "name": f"S{number + 1}", "ra": ra, "dec": dec, "x": x, "y": y, "fwhm_maj": [1.5, 0.0, 2.0][number],
-            "fwhm_min": [1.0, 0.0, 0.0][number], "pa": [30.0, 0.0, 60.0][number], "pb": 0.9, "reliability": 0.99,
+            "name": f"S{number + 1}", "ra": ra, "dec": dec, "x": x, "y": y, "fwhm_maj": [1.5, 0.3, 2.0][number],
+            "fwhm_min": [1.0, 0.2, 0.0][number], "pa": [30.0, 0.0, 60.0][number], "pb": 0.9, "reliability": 0.99,
             "group": number, "flags": ["", "unresolved", ""][number], "snr": 100.0 / (number + 1), "line_flux": 0.0,
             "line_flux_jyhz": 0.0, "x0": round(x) - 3, "y0": round(y) - 3, "x1": round(x) + 3, "y1": round(y) + 3,
             "chan0": 0, "chan1": nchan - 1,

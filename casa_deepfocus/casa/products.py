@@ -235,7 +235,7 @@ def _add(cl: Any, flux: float, freq: str, place: dict[str, Any], **spectrum: Any
 
 def _shape(row: Any, beam: float) -> dict[str, str]:
     maj, minor, pa = (float(np.nan_to_num(row[name])) for name in ("fwhm_maj", "fwhm_min", "pa"))
-    if maj < POINT * beam:
+    if maj < POINT * beam or "unresolved" in str(row["flags"]).split(","):
         return {"shape": "point"}
     # CASA refuses an axis of zero length.
     minor = min(max(minor, POINT * beam), maj)
