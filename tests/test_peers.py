@@ -331,6 +331,46 @@ def test_what_is_not_there_is_said(monkeypatch, capsys, tmp_path):
         peers.run(parser.parse_args(["--n", "0"]))
 
 
+SOFIA = """#!{python}
+import sys
+from pathlib import Path
+from astropy.table import Table
+lines = dict(line.split(" = ") for line in Path(sys.argv[1]).read_text().splitlines())
+{failure}
+row = dict(x=40.0, y=25.0, z=20.0, f_sum=2.0, f_max=0.02, w50=6.0, rms=1e-3, n_pix=300.0, ell_maj=7.0, ell_min=6.5,
+           ell_pa=10.0)
+Table([row]).write(Path(lines["output.directory"]) / "found_cat.xml", format="votable")
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "found", "runs"),
+    [
+        ("", 1, 1),
+        # Nothing to judge reliability by: once more without.
+        ("if lines['reliability.enable'] == 'true': sys.exit('ERROR: Covariance matrix is not invertible')", 1, 2),
+        ("sys.exit('ERROR: No reliable sources found. Terminating pipeline.')", 0, 1),
+        ("sys.exit('ERROR: no memory')", None, 1),
+    ],
+)
+def test_sofia_that_finds_nothing_is_no_failure(field, tmp_path, failure, found, runs):
+    program = tmp_path / "sofia"
+    program.write_text(SOFIA.format(python=sys.executable, failure=failure))
+    program.chmod(0o755)
+    sofia = finders.FINDERS["sofia2"]
+    if found is None:
+        with pytest.raises(process.PeerError, match="no memory"):
+            sofia.search(field, sofia.settings, Places(sofia2=str(program)), tmp_path)
+        return
+    rows, cost = sofia.search(field, sofia.settings, Places(sofia2=str(program)), tmp_path)
+    assert len(rows) == found
+    assert cost.seconds > 0.0
+    assert len(list(tmp_path.rglob("found.par"))) == runs
+    if found:
+        assert (rows["x"][0], rows["chan"][0]) == (40.0, 20.0)
+        assert rows["line_fwhm"][0] == pytest.approx(6.0 * field.kms())
+
+
 def test_places_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PEERS_MF3D", str(tmp_path))
     monkeypatch.delenv("PEERS_LINESEEKER", raising=False)

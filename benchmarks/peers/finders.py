@@ -164,10 +164,14 @@ def _sofia2(field: Field, settings: dict[str, Any], places: Places, scratch: Pat
     try:
         cost = run_measured([places.sofia2, "found.par"], scratch)
     except PeerError as error:
-        # It ends with an error when nothing, or nothing negative, is there to judge by.
+        # With one or two negative detections there is nothing to judge reliability by.
+        if "not invertible" in str(error) and settings["reliability.enable"] == "true":
+            (scratch / "all").mkdir()
+            return _sofia2(field, settings | {"reliability.enable": "false"}, places, scratch / "all")
+        # It ends with an error when nothing is there.
         if "No sources" not in str(error) and "no reliable" not in str(error).lower():
             raise
-        return catalogues.table([], field), Cost()
+        return catalogues.table([], field), Cost(**json.loads((scratch / "cost.json").read_text("utf-8")))
     path = scratch / "found_cat.xml"
     if not path.is_file():
         return catalogues.table([], field), cost
@@ -308,7 +312,7 @@ FINDERS: dict[str, Finder] = {
             _sofia2,
             SOFIA2,
             (
-                *({"scfind.threshold": value} for value in (4.0, 4.5, 5.0)),
+                *({"scfind.threshold": value} for value in (3.5, 4.0, 4.5, 5.0)),
                 {"cube": "dirty.fits", "contsub.enable": "true"},
             ),
         ),
