@@ -23,6 +23,9 @@ CHANGE = 0.25
 ALTERNATIONS = 2
 """How often the sources outside and those inside are fitted in turn after a round."""
 
+UNKNOWN_MARGIN = 1.25
+"""How much higher the sidelobes may be where they are not known than their highest where they are."""
+
 NODES = 32
 """Channels whose PSFs are averaged, at most."""
 
@@ -191,14 +194,11 @@ class Outside:
         return bool(low)
 
     def _unknown_level(self, x: float, y: float) -> float:
-        """SNR of a continuum that sidelobes of sources outside, where they are not known, do not explain.
-
-        They are taken to be as high there as where they are known.
-        """
+        """SNR of a continuum that sidelobes of sources outside, where they are not known, do not explain."""
         ny, nx = self.search.cube.shape
         row, column = min(max(round(y), 0), ny - 1), min(max(round(x), 0), nx - 1)
         high = [source.level / self._scale * source.highest for source in self.sources if not source.known[row, column]]
-        return self.search.options.sidelobe_margin * sum(high)
+        return UNKNOWN_MARGIN * sum(high)
 
     def summary(self) -> str:
         """Places and flux densities, for the catalogue's meta; empty without sources."""
