@@ -107,7 +107,9 @@ def galaxy(steps=6):
 def test_a_chain_is_one_source_a_pair_is_two():
     beam = shape_to_covariance(5.0, 4.0, 20.0)
     assert chains(galaxy(6), beam) == [[0, 1, 2, 3, 4, 5]]
-    assert chains(galaxy(2), beam) == [[0], [1]]
+    first, second = galaxy(2)
+    second.x += 1.0
+    assert chains([first, second], beam) == [[0], [1]], "nine tenths of a beam apart"
     assert chains(galaxy(3), beam) == [[0, 1, 2]], "a disc: its channels run along it"
     first, middle, last = galaxy(3)
     first.chan, middle.chan, last.chan = 8.0, 14.0, 11.0
@@ -117,7 +119,14 @@ def test_a_chain_is_one_source_a_pair_is_two():
     assert chains([first, middle, last], beam) == [[0], [1], [2]], "three that stand in no row"
     horns = [component(x=30.0 + 0.8 * i, y=30.0, chan=8.0 + 3 * i, fwhm=4.0) for i in (-1, 0, 1)]
     assert chains(horns, beam) == [[0, 1, 2]], "one disc, its horns within a beam"
-    assert chains(horns[:2], beam) == [[0], [1]], "a pair stays a pair"
+    horns = [component(x=30.0 + i, y=30.0, chan=20.0 + 5 * i, fwhm=4.0) for i in (-0.5, 0.5)]
+    assert chains(horns, beam) == [[0, 1]], "the two horns of one line"
+    brighter = component(x=29.5, y=30.0, chan=17.5, fwhm=4.0, amp=20.0)
+    broader = component(x=29.5, y=30.0, chan=17.5, fwhm=9.0)
+    beside = component(x=25.5, y=30.0, chan=17.5, fwhm=4.0)
+    upon = component(x=29.5, y=30.0, chan=22.0, fwhm=4.0)
+    for other in (brighter, broader, beside, upon):
+        assert chains([other, horns[1]], beam) == [[0], [1]], "a blend"
     apart = [*galaxy(4), component(x=60.0, y=60.0), component(x=29.0, y=30.0, chan=28.0)]
     assert sorted(chains(apart, beam), key=len) == [[4], [5], [0, 1, 2, 3]]
     assert chains([component(has_line=False) for _ in range(5)], beam) == [[0], [1], [2], [3], [4]]

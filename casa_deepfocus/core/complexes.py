@@ -1,10 +1,10 @@
 """One galaxy fitted with many Gaussians is one source: chains of overlapping components are joined.
 
 A rotating disc is not a Gaussian times a line. The joint fit describes it by a chain of components
-that overlap their neighbours on the sky and in frequency. Two such components are a blend, and so are
-three, unless all lie within half a beam of their centre (the two horns and the middle of one line), or
-in a row along which the channel runs one way (the two sides and the middle of a resolved disc). A longer
-chain is one extended object.
+that overlap their neighbours on the sky and in frequency. Three such components are a blend, unless all
+lie within half a beam of their centre (the two horns and the middle of one line), or in a row along which
+the channel runs one way (the two sides and the middle of a resolved disc). Two are a blend, unless they are
+as alike as the two horns of one line. A longer chain is one extended object.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ LEAST = 4
 
 LEAST_ORDERED = 3
 """The same for a chain within half a beam of its centre, or ordered as a rotating disc is."""
+
+HORNS_APART = 0.7
+"""Largest distance of a pair that may be the two horns of one line [beam, FWHM]."""
+
+HORNS_SPLIT = (0.3, 0.75)
+"""Channels between two horns, over the sum of their widths: beside each other, neither on each other nor apart."""
+
+HORNS_ALIKE = {"fwhm": 1.6, "flux": 3.0}
+"""Largest ratio of the widths and of the fluxes of two horns."""
 
 STRAIGHT = 0.35
 """How far off the line through the outer two the middle of a rotating disc may lie [beam, FWHM]."""
@@ -58,6 +67,8 @@ def chains(components: Sequence[Component], beam_covariance: NDArray, least: int
         mine = [components[member] for member in members]
         if is_compact(mine, beam_covariance) or is_rotating(mine, beam_covariance):
             enough = min(least, LEAST_ORDERED)
+        if are_horns(mine, beam_covariance):
+            enough = len(mine)
         out += [members] if len(members) >= enough else [[member] for member in members]
     return out
 
@@ -66,6 +77,22 @@ def is_compact(members: Sequence[Component], beam_covariance: NDArray) -> bool:
     """Whether all members lie within half a beam (FWHM, geometric mean) of their mean place."""
     x, y = (np.array([getattr(member, name) for member in members]) for name in ("x", "y"))
     return bool((np.hypot(x - x.mean(), y - y.mean()) <= 0.5 * _fwhm(beam_covariance)).all())
+
+
+def are_horns(members: Sequence[Component], beam_covariance: NDArray) -> bool:
+    """Whether two members are as alike, and as near in place and channel, as the two horns of one disc's line.
+
+    Two galaxies may be so too, but seldom: of blends within `HORNS_APART`, whose channels are anywhere in the
+    band and whose fluxes and widths differ, few pass, and most discs that are split in two do.
+    """
+    if len(members) != 2 or not all(member.has_line for member in members):
+        return False
+    one, other = members
+    split = abs(one.chan - other.chan) / (one.fwhm + other.fwhm)
+    near = np.hypot(one.x - other.x, one.y - other.y) <= HORNS_APART * _fwhm(beam_covariance)
+    pairs = {"fwhm": (one.fwhm, other.fwhm), "flux": (one.line_flux()[0], other.line_flux()[0])}
+    alike = all(max(pair) <= HORNS_ALIKE[name] * min(pair) for name, pair in pairs.items())
+    return bool(near and alike and HORNS_SPLIT[0] <= split <= HORNS_SPLIT[1])
 
 
 def is_rotating(members: Sequence[Component], beam_covariance: NDArray) -> bool:
