@@ -182,6 +182,20 @@ def test_edge_of_the_data_holds_up_no_component(array):
     assert start.snr_cont < 4.0
 
 
+def test_no_component_leaves_the_data(array):
+    """The lobe of a source beyond the edge reaches onto the data: what is fitted to it must not run away."""
+    imager, amplitude, beam = array
+    outside = Component(64.0, 57.0, 0.3 * beam, has_line=False, has_cont=True, cont=60.0)
+    data = observe(imager, [outside], noise_cube(amplitude, np.random.default_rng(5)))
+    data[:, :60] = np.nan
+    found = Component(64.0, 61.0, 0.3 * beam, has_line=False, has_cont=True, cont=10.0)
+    fit = JointFit(data, np.ones(NCHAN), imager, beam)
+    for _ in range(3):
+        fit.fit([found])
+    assert found.snr_cont > 5, "it must be seen"
+    assert round(found.y) >= 60 and found.cont < 120.0
+
+
 def test_fit_alone_is_the_fit_of_one(array):
     imager, amplitude, beam = array
     true = source(60.0, 64.0, amp=9.0, chan=11.6, fwhm=5.0, cont=2.0)

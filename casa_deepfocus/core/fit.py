@@ -181,6 +181,13 @@ class _Stamp:
             images *= self.known
         return images
 
+    def holds(self, x: float, y: float) -> bool:
+        """Whether there are data at a place: without them nothing would bound the flux of what stands there."""
+        row, column = np.rint(y) - self.y0, np.rint(x) - self.x0
+        if not (0 <= row < self.size and 0 <= column < self.size):
+            return False
+        return self.known is None or bool(self.known[int(row), int(column)])
+
     def overlap(self) -> tuple[slice, slice, tuple[slice, slice]]:
         """Rows and columns of the image under the stamp, and the same pixels on the stamp."""
         ny, nx = self.shape
@@ -366,8 +373,10 @@ class _Group:
             elif name in ("sxx", "syy", "sxy"):
                 value = np.clip(value, -self.beam_variance, 2.0 * self.beam_variance)
             out[number][place] += value
-        for component, vector, start in zip(self.components, out, self.start, strict=True):
+        for component, vector, start, before in zip(self.components, out, self.start, vectors, strict=True):
             vector[0:2] = np.clip(vector[0:2], start[0:2] - 2.5 * beam, start[0:2] + 2.5 * beam)
+            if not self.stamp.holds(*vector[0:2]):
+                vector[0:2] = before[0:2]
             vector[6] = np.clip(vector[6], np.log(0.5), np.log(2.0 * self.nchan))
             vector[5] = np.clip(vector[5], -1.0, self.nchan)
             # Neighbours of opposite sign would grow against each other without end: emission only, and no
