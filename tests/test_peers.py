@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,6 +246,21 @@ def test_the_ideal_filter_stands_in_the_table_at_the_same_rate():
     # A truth that does not say how large its cube is.
     bare = compare.compare("paper", 1, 7, [planted()], Places(), simulate=simulate)[0][0]
     assert np.isnan(bare.ideal.snr50)
+
+
+def test_finders_in_folders_of_their_own_find_the_field(monkeypatch, tmp_path):
+    seen = []
+
+    def search(field, settings, places, scratch):
+        seen.extend([field.folder, scratch, *(plane.path for plane in field.planes)])
+        return catalogues.table([], field), process.Cost()
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "below").mkdir()
+    finder = Finder("planted", lambda places: "", search)
+    compare.compare("paper", 1, 7, [finder], Places(), simulate=simulate, scratch=Path("below"))
+    assert len(seen) > 3
+    assert all(path.is_absolute() and tmp_path / "below" in path.parents for path in seen)
 
 
 def test_ours_gets_the_rate_asked_for(monkeypatch, capsys, tmp_path):

@@ -102,7 +102,8 @@ def compare(
             continue
         barren = index >= FIRST_EMPTY
         cube, truth = simulate(preset, seed, index, barren)
-        with tempfile.TemporaryDirectory(dir=scratch, prefix="peers-") as folder:
+        # The programs run in folders of their own: a relative path would mean nothing to them.
+        with tempfile.TemporaryDirectory(dir=scratch and scratch.resolve(), prefix="peers-") as folder:
             field = write_field(Path(folder) / "field", cube)
             searched: dict[tuple[Any, str], tuple[Table, Cost]] = {}
             for finder in waiting:
@@ -239,7 +240,8 @@ def run(args: argparse.Namespace) -> int:
         raise ParameterError("--n", args.n, "at least one field is needed")
     if args.resume and not args.out:
         raise ParameterError("--resume", True, "there is no folder to go on in", "Give --out")
-    places = Places(args.python, args.sofia2, args.lineseeker, args.mf3d, args.blobcat)
+    given = (args.sofia2, args.lineseeker, args.mf3d, args.blobcat)
+    places = Places(args.python, *(value and str(Path(value).resolve()) for value in given))
     finders, missing = [], {}
     for name in dict.fromkeys(args.finders):
         try:

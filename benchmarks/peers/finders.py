@@ -247,7 +247,7 @@ SOFIA2 = {
     "scaleNoise.mode": "spectral",
     "scfind.kernelsXY": "0, 5, 10",
     "scfind.kernelsZ": "0, 3, 7, 15",
-    "scfind.threshold": 4.5,
+    "scfind.threshold": 4.0,
     "linker.radiusXY": 2,
     "linker.radiusZ": 2,
     "linker.minSizeXY": 5,
