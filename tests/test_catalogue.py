@@ -121,6 +121,8 @@ def test_a_chain_is_one_source_a_pair_is_two():
     assert chains(horns, beam) == [[0, 1, 2]], "one disc, its horns within a beam"
     horns = [component(x=30.0 + i, y=30.0, chan=20.0 + 5 * i, fwhm=4.0) for i in (-0.5, 0.5)]
     assert chains(horns, beam) == [[0, 1]], "the two horns of one line"
+    narrow = [component(x=30.0 + i, y=30.0, chan=20.0 + 1.2 * i, fwhm=0.5) for i in (-0.5, 0.5)]
+    assert chains(narrow, beam) == [[0, 1]], "horns of a channel each"
     brighter = component(x=29.5, y=30.0, chan=17.5, fwhm=4.0, amp=20.0)
     broader = component(x=29.5, y=30.0, chan=17.5, fwhm=9.0)
     beside = component(x=25.5, y=30.0, chan=17.5, fwhm=4.0)

@@ -42,7 +42,12 @@ def overlap(one: Component, other: Component, beam_covariance: NDArray) -> bool:
         return False
     sizes = [np.mean(covariance_to_shape(np.asarray(c.covariance) + beam_covariance)[:2]) for c in (one, other)]
     near = np.hypot(one.x - other.x, one.y - other.y) < 0.5 * sum(sizes)
-    return bool(near and abs(one.chan - other.chan) < 0.75 * (one.fwhm + other.fwhm))
+    return bool(near and abs(one.chan - other.chan) < 0.75 * (_width(one) + _width(other)))
+
+
+def _width(component: Component) -> float:
+    """FWHM of a line [chan]; none is narrower than its channel."""
+    return max(component.fwhm, 1.0)
 
 
 def chains(components: Sequence[Component], beam_covariance: NDArray, least: int = LEAST) -> list[list[int]]:
@@ -88,9 +93,9 @@ def are_horns(members: Sequence[Component], beam_covariance: NDArray) -> bool:
     if len(members) != 2 or not all(member.has_line for member in members):
         return False
     one, other = members
-    split = abs(one.chan - other.chan) / (one.fwhm + other.fwhm)
+    split = abs(one.chan - other.chan) / (_width(one) + _width(other))
     near = np.hypot(one.x - other.x, one.y - other.y) <= HORNS_APART * _fwhm(beam_covariance)
-    pairs = {"fwhm": (one.fwhm, other.fwhm), "flux": (one.line_flux()[0], other.line_flux()[0])}
+    pairs = {"fwhm": (_width(one), _width(other)), "flux": (one.line_flux()[0], other.line_flux()[0])}
     alike = all(max(pair) <= HORNS_ALIKE[name] * min(pair) for name, pair in pairs.items())
     return bool(near and alike and HORNS_SPLIT[0] <= split <= HORNS_SPLIT[1])
 
