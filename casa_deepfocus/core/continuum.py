@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.noise import inverse_variance, robust_rms
+from casa_deepfocus.core.noise import blank_to_zero, inverse_variance, robust_rms
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def line_free_channels(
     least = max(3, int(np.ceil(minimum * good.sum())))
     if good.sum() <= least:
         return free
-    filled = np.nan_to_num(data)
+    filled = blank_to_zero(data)
     kernel = np.ones(smooth) / smooth
     for _ in range(20):
         level, slope = _linear_fit(filled, np.where(free, weights, 0.0), fit_order(free))
@@ -134,8 +134,9 @@ def fit_continuum(
     if not weights.any():
         zero = np.zeros(data.shape[1:], dtype=np.float32)
         return Continuum(zero, zero, channels, float("nan"), False)
-    level, slope = _linear_fit(np.nan_to_num(data), weights, fit_order(channels))
-    mean, _ = _linear_fit(np.nan_to_num(data), weights, 0)
+    filled = blank_to_zero(data)
+    level, slope = _linear_fit(filled, weights, fit_order(channels))
+    mean, _ = _linear_fit(filled, weights, 0)
     noise = float(np.fmax(robust_rms(mean[np.isfinite(data).any(axis=0)]), 1.0 / np.sqrt(weights.sum())))
     # The threshold belongs to a map of some thousand beams: 4 sigma is the highest noise peak expected.
     return Continuum(level, slope, channels, noise, bool(np.nanmax(np.abs(mean)) > (threshold + 0.5) * noise))

@@ -13,7 +13,7 @@ from skimage.measure import regionprops
 from skimage.segmentation import watershed
 
 from casa_deepfocus.core.boxes import Box
-from casa_deepfocus.core.noise import inverse_variance, robust_rms
+from casa_deepfocus.core.noise import blank_to_zero, inverse_variance, robust_rms
 from casa_deepfocus.core.preprocessing import (
     CLEAN_LEVEL,
     PIXELS_PER_BEAM,
@@ -80,7 +80,7 @@ def integrated_map(data: NDArray[np.float32], sigma: NDArray, channels: NDArray 
     if channels is not None and channels.any():
         weights = np.where(channels, weights, 0.0)
     scale = 1.0 / np.sqrt(weights.sum())
-    image = np.tensordot((weights * scale).astype(np.float32), np.nan_to_num(data), axes=1)
+    image = np.tensordot((weights * scale).astype(np.float32), blank_to_zero(data), axes=1)
     image[~np.isfinite(data).any(axis=0)] = np.nan
     rms = robust_rms(image)
     if rms > 1.0:
@@ -121,7 +121,7 @@ class LineSearch:
         self._sums = np.zeros((line.shape[0] + 1, *line.shape[1:]), dtype=np.float32)
         reference = np.sqrt(weights.max())
         for chan in range(line.shape[0]):
-            self._sums[chan + 1] = np.nan_to_num(line[chan] * np.float32(weights[chan] / reference))
+            self._sums[chan + 1] = blank_to_zero(line[chan] * np.float32(weights[chan] / reference))
             self._sums[chan + 1] += self._sums[chan]
         self._reference = reference
         self.blank = ~np.isfinite(line).any(axis=0)

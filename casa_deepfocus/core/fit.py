@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape
-from casa_deepfocus.core.noise import inverse_variance
+from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
 from casa_deepfocus.core.psf import Imager, gaussian_transform
 
 NAMES = ("x", "y", "sxx", "syy", "sxy", "chan", "lnw", "amp", "cont", "slope")
@@ -204,7 +204,7 @@ class _Stamp:
         out = np.zeros((cube.shape[0], self.size, self.size), dtype=np.float32)
         rows, columns, part = self.overlap()
         whole = (slice(None), *part)
-        out[whole] = np.nan_to_num(cube[:, rows, columns])
+        out[whole] = blank_to_zero(cube[:, rows, columns])
         return out
 
     def through_psf(self, images: NDArray, kernel: NDArray) -> NDArray:

@@ -21,6 +21,7 @@ from scipy import fft, ndimage
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.core.noise import blank_to_zero
 from casa_deepfocus.core.psf import fit_beam, place_psf, psf_basis
 
 LEAST_SHARE = 0.05
@@ -82,7 +83,7 @@ def white_share(cube: Cube, sigma: NDArray) -> float:
     taper = np.hanning(ny + 2)[1:-1, None] * np.hanning(nx + 2)[None, 1:-1]
     shares = []
     for chan in chosen:
-        plane = np.nan_to_num(cube.data[chan]) * taper
+        plane = blank_to_zero(cube.data[chan]) * taper
         known = (taper**2 * np.isfinite(cube.data[chan])).sum()
         empty = _unmeasured(cube.psf[chan if len(cube.psf) > 1 else 0], (ny, nx))
         if empty.sum() < LEAST_CELLS or known == 0:
@@ -130,10 +131,11 @@ def restore_natural(cube: Cube, share: float) -> Cube:
     response = (response * scale).astype(np.float32)
     data = np.empty_like(cube.data)
     for chan, plane in enumerate(cube.data):
-        spectrum = fft.rfft2(np.nan_to_num(plane), s=grid, workers=-1)
+        spectrum = fft.rfft2(blank_to_zero(plane), s=grid, workers=-1)
         data[chan] = fft.irfft2(spectrum * response, s=grid, workers=-1)[:ny, :nx]
-    data[~np.isfinite(cube.data)] = np.nan
-    data[:, _border(np.asarray(np.isfinite(cube.data).any(axis=0)), cube.beam_pixels())] = np.nan
+    blank = ~np.isfinite(cube.data)
+    blank |= _border(~blank.all(axis=0), cube.beam_pixels())
+    np.copyto(data, np.float32(np.nan), where=blank)
     psf = _filtered_psfs(cube.psf, response, grid)
     psf[known] /= psf[known, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
     return replace(cube, data=data, psf=psf, beams=_beams(psf, cube))

@@ -25,7 +25,7 @@ from casa_deepfocus.core.continuum import fit_continuum, line_free_channels, sub
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import integrated_map
 from casa_deepfocus.core.fit import JointFit
-from casa_deepfocus.core.noise import channel_noise, inverse_variance
+from casa_deepfocus.core.noise import blank_to_zero, channel_noise, inverse_variance
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.whitening import as_natural
 from casa_deepfocus.errors import DataError
@@ -148,12 +148,12 @@ def _run(
 
 def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray) -> Search:
     """What is searched and fitted in each mode: the cube, its lines, or its continuum image."""
-    data = np.nan_to_num(cube.data)
+    data = blank_to_zero(cube.data)
     blank = ~np.isfinite(cube.data)
     work = cube
     if options.mode == "continuum" and cube.nchan > 1:
         work = collapse(cube, sigma)
-        data, blank, sigma = np.nan_to_num(work.data), ~np.isfinite(work.data), channel_noise(work.data)
+        data, blank, sigma = blank_to_zero(work.data), ~np.isfinite(work.data), channel_noise(work.data)
     elif options.mode == "line":
         continuum = fit_continuum(data, sigma, line_free_channels(data, sigma))
         if continuum.significant:
@@ -182,7 +182,7 @@ def collapse(cube: Cube, sigma: NDArray) -> Cube:
     weights = np.where(free, inverse_variance(sigma), 0.0)
     weights = (weights / weights.sum()).astype(np.float32)
     blank = ~np.isfinite(cube.data).any(axis=0)
-    data = np.tensordot(weights, np.nan_to_num(cube.data), axes=1)
+    data = np.tensordot(weights, blank_to_zero(cube.data), axes=1)
     data[blank] = np.nan
     mean = {
         name: np.tensordot(weights, array, axes=1)[None] if array.shape[0] > 1 else array

@@ -18,7 +18,7 @@ from casa_deepfocus.core.detection import (
     peak_blobs,
     probability_map,
 )
-from casa_deepfocus.core.noise import inverse_variance
+from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.tiling import resample, resample_stamp
@@ -122,7 +122,7 @@ def _model_maps(search: Search, maps: Sequence[DetectionMap]) -> list[NDArray] |
     for detection in maps:
         part = slice(detection.chan0, detection.chan1 + 1)
         window = weights[part]
-        model = np.nan_to_num(search.fit.data[part]) - np.nan_to_num(search.fit.residual[part])
+        model = blank_to_zero(search.fit.data[part] - search.fit.residual[part])
         out.append(np.abs(np.tensordot(window / np.sqrt(window.sum()), model, axes=1)))
     return out
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.catalogue import sky_position
 from casa_deepfocus.core.detection import Blob, DetectionMap
-from casa_deepfocus.core.noise import inverse_variance
+from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
 from casa_deepfocus.core.outside import OutsideSource, Patterns, find_outside, refine_outside
 from casa_deepfocus.core.psf import gaussian_transform, place_psf
 from casa_deepfocus.pipeline.joint import refine, renew_noise
@@ -81,7 +81,7 @@ class Outside:
         weights = (inverse_variance(self.search.sigma) * self._scale).astype(np.float32)
         image = np.zeros(self.search.cube.shape, np.float32)
         for weight, plane in zip(weights, self.search.fit.residual, strict=True):
-            image += weight * np.nan_to_num(plane)
+            image += weight * blank_to_zero(plane)
         return image
 
     def look(self) -> bool:
@@ -144,7 +144,7 @@ class Outside:
         if len(residual) < MIN_LINE_CHANNELS:
             return
         pattern = self._patterns.near(source.x, source.y)[0]
-        amplitude = np.tensordot(np.nan_to_num(residual), pattern, axes=((1, 2), (0, 1))) / float((pattern**2).sum())
+        amplitude = np.tensordot(blank_to_zero(residual), pattern, axes=((1, 2), (0, 1))) / float((pattern**2).sum())
         weights = inverse_variance(self.search.sigma)
         chan = np.arange(len(weights)) - 0.5 * (len(weights) - 1)
         centred = chan - (weights * chan).sum() / weights.sum()
