@@ -67,6 +67,15 @@ def test_peaks_of_noise_are_counted_beside_their_law():
     assert [row["found"] for row in result["line"]] == sorted((row["found"] for row in result["line"]), reverse=True)
 
 
+def test_false_alarms_are_counted_beside_those_asked_for():
+    result = noise.measure_alarms("alma", 2, seed=5, workers=1)
+    for rows in result.values():
+        assert [row["rate"] for row in rows] == list(noise.RATES)
+        found = [row["found"] for row in rows]
+        assert found == sorted(found, reverse=True) and found[0] < 10
+        assert rows[0]["expected"] == 2.0
+
+
 SMALL_PRESET = """
 base: alma
 observation: {array: alma.cycle9.2, declination: -30, hour_angle: 0, duration: 20, integration: 300}
