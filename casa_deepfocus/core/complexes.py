@@ -29,6 +29,9 @@ HORNS_APART = 0.7
 HORNS_SPLIT = (0.3, 0.75)
 """Channels between two horns, over the sum of their widths: beside each other, neither on each other nor apart."""
 
+OWN_CONTINUUM = 4.0
+"""SNR of a continuum that makes a component a source of its own."""
+
 HORNS_ALIKE = {"fwhm": 1.6, "flux": 3.0}
 """Largest ratio of the widths and of the fluxes of two horns."""
 
@@ -88,9 +91,12 @@ def are_horns(members: Sequence[Component], beam_covariance: NDArray) -> bool:
     """Whether two members are as alike, and as near in place and channel, as the two horns of one disc's line.
 
     Two galaxies may be so too, but seldom: of blends within `HORNS_APART`, whose channels are anywhere in the
-    band and whose fluxes and widths differ, few pass, and most discs that are split in two do.
+    band and whose fluxes and widths differ, few pass, and most discs that are split in two do. Two that both have
+    a continuum are two.
     """
     if len(members) != 2 or not all(member.has_line for member in members):
+        return False
+    if all(member.has_cont and member.snr_cont >= OWN_CONTINUUM for member in members):
         return False
     one, other = members
     split = abs(one.chan - other.chan) / (_width(one) + _width(other))
