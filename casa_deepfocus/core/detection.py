@@ -189,8 +189,8 @@ def strongest_window(spectrum: NDArray, good: NDArray[np.bool_]) -> tuple[float,
         total = (sums[width:] - sums[:-width]) / np.sqrt(np.maximum(counts[width:] - counts[:-width], 1))
         if nchan >= MEASURABLE * width:
             scale = max(1.0, robust_rms(total))
-        starts = _starts(nchan, width)
-        start = max(starts, key=lambda s, total=total: total[s])
+        starts = np.array(_starts(nchan, width))
+        start = int(starts[total[starts].argmax()])
         if total[start] / scale > best[0]:
             best = (float(total[start] / scale), start, start + width - 1)
     return best

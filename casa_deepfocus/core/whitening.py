@@ -134,7 +134,7 @@ def restore_natural(cube: Cube, share: float) -> Cube:
         spectrum = fft.rfft2(blank_to_zero(plane), s=grid, workers=-1)
         data[chan] = fft.irfft2(spectrum * response, s=grid, workers=-1)[:ny, :nx]
     blank = ~np.isfinite(cube.data)
-    blank |= _border(~blank.all(axis=0), cube.beam_pixels())
+    blank |= _border(np.asarray(~blank.all(axis=0)), cube.beam_pixels())
     np.copyto(data, np.float32(np.nan), where=blank)
     psf = _filtered_psfs(cube.psf, response, grid)
     psf[known] /= psf[known, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
