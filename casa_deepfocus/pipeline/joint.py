@@ -16,7 +16,6 @@ JOIN_DISTANCE = 0.6
 """Largest distance [beam] of a line and a continuum that are one source: of two that are as faint as
 anything that is found, the positions differ by no more."""
 
-
 ALONE = 3.0
 """A candidate with no other this near [beam] stands alone."""
 
