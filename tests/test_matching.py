@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from casa_deepfocus.core.matching import (
     match_physical,
 )
 from casa_deepfocus.core.preprocessing import BOX_LEVEL, TARGET_SMOOTHING
-from casa_deepfocus.core.residuals import line_flux_accuracy, position_bound, summarise
+from casa_deepfocus.core.residuals import channel_bound, line_flux_accuracy, position_bound, residuals, summarise
 from casa_deepfocus.core.scores import match_deepfocus, score_deepfocus, score_physical, snr_at_half
 from casa_deepfocus.errors import ParameterError
 
@@ -286,6 +288,25 @@ def test_residuals_are_those_of_clear_sources():
     pairs = np.stack([np.arange(2)] * 2, axis=1)
     assert summarise(truth, truth, pairs)["x"]["n"] == 1
     assert summarise(truth, truth, pairs, 0.0)["x"]["n"] == 2
+
+
+def test_sources_without_signal_or_bound_are_not_counted_over_the_bound():
+    """Three at the bound, one without any signal, and one whose bound is infinite: only the three count."""
+    snr = np.array([20.0, 20.0, 20.0, 0.0, 20.0])
+    bounds = {"fwhm_maj": np.array([0.5, 0.5, 0.5, np.nan, np.inf])}
+    where = {"x": [50.0] * 5, "y": [50.0] * 5, "chan": [64.0] * 5, "field": np.arange(5), "fwhm_maj": 4.0}
+    truth = sources(**where, snr=snr, snr_total=snr, bounds=bounds)
+    pairs = np.stack([np.arange(5)] * 2, axis=1)
+    for bound in (position_bound(truth), channel_bound(truth)):
+        np.testing.assert_array_equal(np.isnan(bound), snr == 0.0)
+        assert (bound[snr > 0] > 0.0).all()
+    sign = np.array([1.0, -1.0, 1.0, 1.0, 1.0])
+    moved = {"x": truth.x + sign * position_bound(truth)[0], "fwhm_maj": truth.fwhm_maj + 0.5 * sign}
+    found = replace(truth, **moved)
+    np.testing.assert_allclose(residuals(truth, found, pairs, "x").over_bound, [1.0, -1.0, 1.0, np.nan, 1.0])
+    np.testing.assert_allclose(residuals(truth, found, pairs, "fwhm_maj").over_bound, [1, -1, 1, np.nan, np.nan])
+    table = summarise(truth, found, pairs, -1.0)
+    assert table["fwhm_maj"]["over_crlb"] == pytest.approx(np.std([1.0, -1.0, 1.0]))
 
 
 def test_scatter_over_the_bounds_of_the_truth():

@@ -71,13 +71,13 @@ class Residuals:
 
     @property
     def over_bound(self) -> NDArray[np.float64]:
-        """(m,) value / bound; NaN where the bound is not known or 0."""
-        return np.divide(self.value, self.bound, out=np.full(self.value.shape, np.nan), where=self.bound > 0.0)
+        """(m,) value / bound; NaN where the bound is not known, 0, or infinite: a ratio of 0 would be no scatter."""
+        return _ratio(self.value, np.where(np.isfinite(self.bound), self.bound, np.nan))
 
     @property
     def pull(self) -> NDArray[np.float64]:
         """(m,) value / error; NaN where there is no error."""
-        return np.divide(self.value, self.error, out=np.full(self.value.shape, np.nan), where=self.error > 0.0)
+        return _ratio(self.value, self.error)
 
 
 def residuals(truth: Sources, found: Sources, pairs: NDArray[np.int64], name: str) -> Residuals:
@@ -95,7 +95,7 @@ def residuals(truth: Sources, found: Sources, pairs: NDArray[np.int64], name: st
     bound = cramer_rao(truth, name)[pairs[:, 0]]
     if name in RELATIVE:
         true = np.abs(getattr(truth, name)[pairs[:, 0]])
-        bound = np.divide(bound, true, out=np.full(bound.shape, np.nan), where=true > 0.0)
+        bound = _ratio(bound, true)
     good = np.isfinite(value)
     return Residuals(pairs[good], value[good], error[good], bound[good])
 
@@ -150,10 +150,10 @@ def position_bound(truth: Sources) -> NDArray[np.float64]:
 
     Returns
     -------
-    (n,) float64 [pixel]; the source taken as round
+    (n,) float64 [pixel]; the source taken as round. NaN without signal, as where the SNR is not known
     """
     snr = np.where(np.isfinite(truth.snr_total), truth.snr_total, truth.snr)
-    return filter_scale(truth) / snr
+    return _ratio(filter_scale(truth), snr)
 
 
 def filter_scale(truth: Sources) -> NDArray[np.float64]:
@@ -163,13 +163,18 @@ def filter_scale(truth: Sources) -> NDArray[np.float64]:
 
 
 def channel_bound(truth: Sources) -> NDArray[np.float64]:
-    """Cramer-Rao bound of the line's centre [channel]: sqrt(2) sigma / SNR for white noise."""
-    return channel_scale(truth) / truth.snr
+    """Cramer-Rao bound of the line's centre [channel]: sqrt(2) sigma / SNR for white noise; NaN without signal."""
+    return _ratio(channel_scale(truth), truth.snr)
 
 
 def channel_scale(truth: Sources) -> NDArray[np.float64]:
     """(n,) [channel] inverse rms wavenumber of the matched filter's output along the spectrum."""
     return np.sqrt(2.0) * truth.line_fwhm / FWHM_PER_SIGMA
+
+
+def _ratio(value: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """value / scale; NaN where the scale is not positive."""
+    return np.divide(value, scale, out=np.full(value.shape, np.nan), where=scale > 0.0)
 
 
 def robust_std(values: NDArray[np.float64]) -> float:
