@@ -10,9 +10,17 @@ import pytest
 pytest.importorskip("casadata")
 from casa_deepfocus.core.noise import channel_noise  # noqa: E402
 from casa_deepfocus.core.psf import fit_beam, gaussian_psf  # noqa: E402
-from casa_deepfocus.core.whitening import as_natural, restore_natural, white_share  # noqa: E402
+from casa_deepfocus.core.whitening import (  # noqa: E402
+    MOST_DENSITY,
+    NoiseModel,
+    as_natural,
+    restore_natural,
+    undo_weights,
+    weight_density,
+    white_share,
+)
 from sim.cube import simulate_cube  # noqa: E402
-from sim.response import Coverage, Grid  # noqa: E402
+from sim.response import Coverage, Grid, sampling  # noqa: E402
 from sim.sky import Source  # noqa: E402
 
 GRID = Grid(npix=128, cell=0.15, nchan=24)
@@ -120,8 +128,9 @@ def test_a_cube_without_white_noise_is_left_alone():
     cube = cube_with(0.0, 1.0)
     assert as_natural(cube, channel_noise(cube.data))[0] is cube
     cube = cube_with(1.0, 1.0)
-    natural, share = as_natural(cube, channel_noise(cube.data))
-    assert share == pytest.approx(0.5, abs=0.03) and natural is not cube
+    natural, was = as_natural(cube, channel_noise(cube.data))
+    assert was.white == pytest.approx(0.5, abs=0.03) and was.density == 0.0 and natural is not cube
+    assert str(was).startswith(f"{100 * was.white:.0f} per cent")
 
 
 def test_without_a_measured_psf_nothing_is_filtered():
@@ -139,10 +148,69 @@ def test_flagged_channels_without_a_psf(flagged):
     data, psf = cube.data.copy(), cube.psf.copy()
     data[flagged], psf[flagged] = np.nan, 0.0
     holed = replace(cube, data=data, psf=psf)
-    natural, share = as_natural(holed, channel_noise(data))
+    natural, was = as_natural(holed, channel_noise(data))
+    share = was.white
     assert share == pytest.approx(0.8, abs=0.03)
     assert np.isnan(natural.data[flagged]).all() and np.abs(natural.psf[flagged]).max() < 1e-3
     whole = restore_natural(cube, share)
     kept = np.delete(np.arange(cube.nchan), flagged)
     np.testing.assert_allclose(natural.psf[kept].max(axis=(1, 2)), 1.0, rtol=1e-5)
     np.testing.assert_allclose(natural.beams[kept], whole.beams[kept], rtol=0.02)
+
+
+def briggs_cube(robust, sources=(), thermal=1.0, seed=3):
+    """A dirty cube with Briggs weights, and the `weight_density` that they have."""
+    coverage = Coverage(integration=60.0, robust=robust)
+    cube = simulate_cube(sources, coverage, GRID, thermal, np.random.default_rng(seed), pblimit=0.0)
+    weights = sampling(coverage.uvw(), GRID, robust).weights(float(cube.freq[GRID.nchan // 2]))
+    return cube, 1.0 - weights.min() / weights.max()
+
+
+@pytest.mark.parametrize("robust", [2.0, 1.0, 0.5])
+def test_the_psf_and_the_noise_tell_the_weights(robust):
+    cube, planted = briggs_cube(robust)
+    assert weight_density(cube, channel_noise(cube.data)) == pytest.approx(planted, abs=0.12)
+
+
+def test_nearly_uniform_weights_are_capped():
+    cube, planted = briggs_cube(-1.0)
+    assert planted > 0.99
+    assert 0.8 < weight_density(cube, channel_noise(cube.data)) <= MOST_DENSITY
+
+
+def test_sources_do_not_hide_the_weights():
+    cube, planted = briggs_cube(0.5, [BRIGHT], thermal=2e-3)
+    sigma = channel_noise(cube.data)
+    assert np.nanmax(cube.data / sigma[:, None, None]) > 50
+    assert weight_density(cube, sigma) == pytest.approx(planted, abs=0.2)
+    assert as_natural(cube, sigma)[1].density > 0.6
+
+
+def test_with_the_weights_undone_the_noise_is_the_transform_of_the_new_psf():
+    cube, planted = briggs_cube(0.5)
+    before = spectrum_ratio(cube, float(np.median(channel_noise(cube.data))))
+    assert np.abs(before - 1.0).max() > 0.4, "Briggs weights' noise is not natural weighting's"
+    natural = undo_weights(cube, planted)
+    after = spectrum_ratio(natural, float(np.median(channel_noise(natural.data))))
+    assert np.abs(after - 1.0).max() < 0.35 * np.abs(before - 1.0).max()
+    assert natural.beam_pixels() > 1.02 * cube.beam_pixels()
+    np.testing.assert_allclose(natural.psf.max(axis=(1, 2)), 1.0, rtol=1e-5)
+    assert np.isfinite(natural.data).all()
+
+
+def test_natural_weights_are_left_alone():
+    cube = cube_with(0.0, 1.0)
+    sigma = channel_noise(cube.data)
+    assert weight_density(cube, sigma) < 0.2
+    assert as_natural(cube, sigma) == (cube, NoiseModel())
+    assert str(NoiseModel()) == "natural weighting's noise"
+    assumed = replace(cube, psf=gaussian_psf(cube.beams, cube.cell, cube.psf.shape[1:]), psf_is_measured=False)
+    assert weight_density(assumed, sigma) == 0.0
+
+
+def test_one_image_tells_the_weights_too():
+    cube, planted = briggs_cube(0.5)
+    one = replace(
+        cube, data=cube.data[:1], psf=cube.psf[:1], freq=cube.freq[:1], beams=cube.beams[:1], pb=cube.pb[:1]
+    )  # fmt: skip
+    assert weight_density(one, channel_noise(one.data)) == pytest.approx(planted, abs=0.25)

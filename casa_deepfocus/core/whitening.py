@@ -1,19 +1,23 @@
-"""Noise that did not come through the interferometer: pixel-white noise added to a dirty image.
+"""Noise that is not natural weighting's, and the convolution that makes it so.
 
-The noise of a dirty image has the power spectrum of its PSF (natural weighting), and none at the
-spatial frequencies that no baseline measures. Simulations that add white noise to the image, as the
-paper's do (its section 3), have some there: with power a T + b, T the transform of the PSF, neither
-the noise per beam nor the likelihood is that of the interferometer. Convolving image and PSF with
-H = T / (a T + b) makes both so again: the noise then has the power H^2 (a T + b) = H T, which is the
-transform of the new PSF. Sources keep their flux, and where b is 0 nothing changes.
+At natural weighting the noise of a dirty image has the power spectrum of its PSF, T, and the likelihood of the
+visibilities is that of the image (core.fit). Two things in common use break this:
 
-T is smoothed over the uv plane, so that the convolution reaches over a few beams only: beyond the
-field the dirty image is not known, and a wider one would lose what it takes from there.
+- white noise added over the pixels, as the paper's simulations do (its section 3): power a T + b;
+- Briggs weights w = 1 / (1 + f^2 N), N the density of the visibilities (Briggs 1995). The PSF's transform is T = w N,
+  the noise's power w^2 N = T (1 - f^2 T), for w = 1 - f^2 T: the PSF itself tells the weights, but for one number.
+
+Convolving image and PSF with H = T / power restores both: the noise then has the power H^2 power = H T, which is the
+transform of the new PSF. Sources keep their flux, and where there is nothing to restore nothing changes.
+
+The convolution must reach over a few beams only: beyond the field the dirty image is not known, and a wider one would
+lose what it takes from there. For white noise T is smoothed over the uv plane before; Briggs weights follow the
+density from cell to cell, and there it is H that is smoothed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +31,13 @@ from casa_deepfocus.core.psf import fit_beam, place_psf, psf_basis
 LEAST_SHARE = 0.05
 """With less of its variance white over the pixels, the noise is taken for the interferometer's own."""
 
+LEAST_DENSITY = 0.3
+"""With a smaller `weight_density` the weights are taken for natural ones: it is 0.01 at a robust parameter of 2, 0.9 at
+0.5, and a few hundredths, seldom 0.2, where it was measured on natural weighting's noise."""
+
+MOST_DENSITY = 0.95
+"""A larger one is taken for this: that of uniform weights no longer tells one density from another."""
+
 MEASURED = 0.02
 """Where the PSF's transform is below this fraction of its largest value, no baseline measures."""
 
@@ -34,17 +45,41 @@ CHANNELS = 16
 """About how many channels are looked at to find out."""
 
 REACH = 2.0
-"""Standard deviation of the taper on the PSF that the filter is made from, in beams (FWHM)."""
+"""Standard deviation of the taper on the PSF that the filter of white noise is made from, in beams (FWHM)."""
+
+BRIGGS_REACH = 3.0
+"""The same of the taper on the filter of Briggs weights."""
 
 NODES = 9
 """Channels whose beams are fitted."""
 
 LEAST_CELLS = 256
-"""Fewer unmeasured cells do not tell."""
+"""Fewer cells do not tell."""
 
 
-def as_natural(cube: Cube, sigma: NDArray) -> tuple[Cube, float]:
-    """The cube to search: as it is, or with natural weighting's noise in the place of white noise.
+@dataclass(frozen=True)
+class NoiseModel:
+    """What the noise of a dirty image is, beside natural weighting's.
+
+    Attributes
+    ----------
+    white : float in [0, 1], `white_share`; 0 where less than `LEAST_SHARE`
+    density : float in [0, 1), `weight_density`; 0 where less than `LEAST_DENSITY`
+    """
+
+    white: float = 0.0
+    density: float = 0.0
+
+    def __str__(self) -> str:
+        if self.white:
+            return f"{100 * self.white:.0f} per cent of the noise's variance is white over the pixels"
+        if self.density:
+            return f"Briggs weights, {1.0 - self.density:.2f} of the natural ones where most visibilities are"
+        return "natural weighting's noise"
+
+
+def as_natural(cube: Cube, sigma: NDArray) -> tuple[Cube, NoiseModel]:
+    """The cube to search: as it is, or with natural weighting's noise in the place of white noise or Briggs weights'.
 
     Parameters
     ----------
@@ -53,11 +88,16 @@ def as_natural(cube: Cube, sigma: NDArray) -> tuple[Cube, float]:
 
     Returns
     -------
-    cube : Cube, the same object where less than `LEAST_SHARE` of the noise is white
-    share : float, `white_share`
+    cube : Cube, the same object where its noise is natural weighting's
+    model : NoiseModel, what it was
     """
     share = white_share(cube, sigma)
-    return (restore_natural(cube, share) if share >= LEAST_SHARE else cube), share
+    if share >= LEAST_SHARE:
+        return restore_natural(cube, share), NoiseModel(white=share)
+    density = weight_density(cube, sigma)
+    if density >= LEAST_DENSITY:
+        return undo_weights(cube, density), NoiseModel(density=density)
+    return cube, NoiseModel()
 
 
 def white_share(cube: Cube, sigma: NDArray) -> float:
@@ -80,7 +120,7 @@ def white_share(cube: Cube, sigma: NDArray) -> float:
         return 0.0
     ny, nx = cube.shape
     chosen = [chan for chan in range(0, cube.nchan, max(1, cube.nchan // CHANNELS)) if np.isfinite(sigma[chan])]
-    taper = np.hanning(ny + 2)[1:-1, None] * np.hanning(nx + 2)[None, 1:-1]
+    taper = _field_taper(cube.shape)
     shares = []
     for chan in chosen:
         plane = blank_to_zero(cube.data[chan]) * taper
@@ -94,11 +134,79 @@ def white_share(cube: Cube, sigma: NDArray) -> float:
     return float(np.clip(np.median(shares), 0.0, 1.0)) if shares else 0.0
 
 
+def weight_density(cube: Cube, sigma: NDArray) -> float:
+    """How strongly the weights depend on the density of the visibilities: f^2 max(T) of w = 1 - f^2 T.
+
+    It is chosen so that T (1 - f^2 T), seen through the window of the field, is the likeliest power spectrum of the
+    noise. What is left of sources where this is measured (`_noise_power`) has the power T^2 and makes it smaller.
+
+    Parameters
+    ----------
+    cube : Cube, not corrected for the primary beam, without white noise
+    sigma : (nchan,) [Jy/beam], `core.noise.channel_noise`
+
+    Returns
+    -------
+    float from 0, natural weights, to `MOST_DENSITY`; 0 when the PSF was not measured
+    """
+    if not cube.psf_is_measured:
+        return 0.0
+    size = cube.psf.shape[1:]
+    window = fft.rfft2(_field_taper(cube.shape) * np.isfinite(cube.data).any(axis=0), s=size)
+    seen = fft.irfft2(np.abs(window) ** 2, s=size)
+    psf = np.fft.ifftshift(np.nan_to_num(_middle_psf(cube)))
+    transfer = _transfer(psf)
+    first, second = (fft.rfft2(fft.irfft2(power, s=size) * seen).real for power in (transfer, transfer**2))
+    cells = first > MEASURED * first.max()
+    if cells.sum() < LEAST_CELLS:
+        return 0.0
+    power = _noise_power(cube, sigma, size)[cells]
+    trials = np.arange(0.0, MOST_DENSITY + 0.005, 0.01)
+    likelihoods = []
+    for trial in trials:
+        model = np.maximum(first[cells] - trial * second[cells], 1e-6 * first.max())
+        # The power of a cell is exponentially distributed; the model's scale is its most likely one.
+        likelihoods.append(-(np.log(model) + np.log((power / model).mean())).mean())
+    return min(float(trials[int(np.argmax(likelihoods))]), MOST_DENSITY)
+
+
+def _noise_power(cube: Cube, sigma: NDArray, size: tuple[int, ...]) -> NDArray[np.float64]:
+    """(gy, gx // 2 + 1) power of the tapered noise in any unit, with as little as can be of sources.
+
+    The second difference of three channels has no continuum, nor has it the change of its sidelobes with frequency,
+    and the median over a few of these passes by lines.
+    """
+    taper = _field_taper(cube.shape)
+    good = np.flatnonzero(np.isfinite(sigma))
+    middles = [chan for chan in good[1:-1] if chan - 1 in good and chan + 1 in good]
+    powers = []
+    for chan in middles[:: max(1, len(middles) // CHANNELS)]:
+        plane = blank_to_zero(cube.data[chan] - 0.5 * (cube.data[chan - 1] + cube.data[chan + 1]))
+        powers.append(np.abs(fft.rfft2(plane * taper, s=size)) ** 2)
+    if not powers:
+        powers = [np.abs(fft.rfft2(blank_to_zero(cube.data[chan]) * taper, s=size)) ** 2 for chan in good]
+    return np.median(powers, axis=0)
+
+
+def _field_taper(shape: tuple[int, int]) -> NDArray[np.float64]:
+    """(ny, nx) 1 in the middle of the field, falling to 0 at its edges."""
+    return np.hanning(shape[0] + 2)[1:-1, None] * np.hanning(shape[1] + 2)[None, 1:-1]
+
+
+def _psf_taper(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """(py, px) the same for a PSF, 1 at its peak: it keeps the cut PSF's power where it belongs."""
+    return np.hanning(shape[0] + 1)[:-1, None] * np.hanning(shape[1] + 1)[None, :-1]
+
+
+def _transfer(psf: NDArray) -> NDArray[np.float64]:
+    """(py, px // 2 + 1) transform of a PSF whose peak is at (0, 0), tapered; largest value 1, nowhere negative."""
+    transfer = fft.rfft2(psf * np.fft.ifftshift(_psf_taper(psf.shape))).real
+    return np.clip(transfer / transfer.max(), 0.0, None)
+
+
 def _unmeasured(psf: NDArray, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Cells of rfft2's half plane outside the ring that holds all of the PSF's power."""
-    # A taper keeps the cut PSF's power where it belongs.
-    window = np.hanning(psf.shape[0] + 1)[:-1, None] * np.hanning(psf.shape[1] + 1)[None, :-1]
-    transfer = np.abs(fft.rfft2(place_psf(psf * window, shape)))
+    transfer = np.abs(fft.rfft2(place_psf(psf * _psf_taper(psf.shape), shape)))
     fy, fx = fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None, :]
     radius = np.hypot(fy, fx)
     reach = radius[transfer > MEASURED * transfer.max()].max()
@@ -106,7 +214,7 @@ def _unmeasured(psf: NDArray, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def restore_natural(cube: Cube, share: float) -> Cube:
-    """The cube as natural weighting would have it: image and PSF convolved with T / (a T + b).
+    """The cube without white noise's part in its weights: image and PSF convolved with T / (a T + b).
 
     Parameters
     ----------
@@ -118,23 +226,68 @@ def restore_natural(cube: Cube, share: float) -> Cube:
     Cube, PSF of peak 1, fluxes unchanged; its beams are wider where the white noise dominates. A beam along
     the edges of the data is blank: the convolution takes there from what is not known.
     """
-    ny, nx = cube.shape
-    grid = (fft.next_fast_len(2 * ny, real=True), fft.next_fast_len(2 * nx, real=True))
-    known = _known_psfs(cube.psf)
-    middle = place_psf(cube.psf[known[len(known) // 2]], grid)
+    grid, middle = _grid(cube), _middle_psf(cube)
     # A Gaussian's transform is positive, so that the smoothed one is too, but for the cut of the PSF.
-    width = REACH * cube.beam_pixels()
-    taper_y, taper_x = (np.exp(-0.5 * (fft.fftfreq(size, 1.0 / size) / width) ** 2) for size in grid)
-    smooth = np.clip(fft.rfft2(middle * taper_y[:, None] * taper_x[None, :]).real, 0.0, None)
-    response = smooth / ((1.0 - share) * smooth + share)
-    scale = 1.0 / fft.irfft2(response * fft.rfft2(middle), s=grid)[0, 0]
+    tapered = place_psf(middle, grid) * _gaussian_taper(grid, REACH * cube.beam_pixels())
+    smooth = np.clip(fft.rfft2(tapered).real, 0.0, None)
+    return _convolved(cube, smooth / ((1.0 - share) * smooth + share), cube.beam_pixels())
+
+
+def undo_weights(cube: Cube, density: float) -> Cube:
+    """The cube at natural weighting: image and PSF convolved with 1 / (1 - f^2 T), the inverse of the weights.
+
+    Parameters
+    ----------
+    cube : Cube
+    density : float, `weight_density`
+
+    Returns
+    -------
+    Cube, PSF of peak 1, fluxes unchanged; its beams are wider
+    """
+    grid, psf = _grid(cube), np.fft.ifftshift(np.nan_to_num(_middle_psf(cube)))
+    inverse = np.fft.fftshift(fft.irfft2(1.0 / (1.0 - density * _transfer(psf)), s=psf.shape))
+    kernel = place_psf(inverse, grid) * _gaussian_taper(grid, BRIGGS_REACH * cube.beam_pixels())
+    return _convolved(cube, fft.rfft2(kernel).real, 0.0)
+
+
+def _grid(cube: Cube) -> tuple[int, int]:
+    """Sides of a periodic grid on which the image is convolved without wrapping around."""
+    ny, nx = (fft.next_fast_len(2 * side, real=True) for side in cube.shape)
+    return ny, nx
+
+
+def _middle_psf(cube: Cube) -> NDArray[np.float32]:
+    known = _known_psfs(cube.psf)
+    return cube.psf[known[len(known) // 2]]
+
+
+def _gaussian_taper(grid: tuple[int, int], width: float) -> NDArray[np.float64]:
+    """(gy, gx) a Gaussian of standard deviation `width` [pixel] about pixel (0, 0) of a periodic grid."""
+    along_y, along_x = (np.exp(-0.5 * (fft.fftfreq(size, 1.0 / size) / width) ** 2) for size in grid)
+    return along_y[:, None] * along_x[None, :]
+
+
+def _convolved(cube: Cube, response: NDArray, border: float) -> Cube:
+    """The cube with image and PSF convolved, PSF of peak 1.
+
+    Parameters
+    ----------
+    cube : Cube
+    response : (gy, gx // 2 + 1) transform of the kernel on `_grid`, real
+    border : float [pixel], along the edges of the data what is nearer to them is blank
+    """
+    ny, nx = cube.shape
+    grid, known = _grid(cube), _known_psfs(cube.psf)
+    scale = 1.0 / fft.irfft2(response * fft.rfft2(place_psf(_middle_psf(cube), grid)), s=grid)[0, 0]
     response = (response * scale).astype(np.float32)
     data = np.empty_like(cube.data)
     for chan, plane in enumerate(cube.data):
         spectrum = fft.rfft2(blank_to_zero(plane), s=grid, workers=-1)
         data[chan] = fft.irfft2(spectrum * response, s=grid, workers=-1)[:ny, :nx]
     blank = ~np.isfinite(cube.data)
-    blank |= _border(np.asarray(~blank.all(axis=0)), cube.beam_pixels())
+    if border > 0:
+        blank |= _border(np.asarray(~blank.all(axis=0)), border)
     np.copyto(data, np.float32(np.nan), where=blank)
     psf = _filtered_psfs(cube.psf, response, grid)
     psf[known] /= psf[known, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
