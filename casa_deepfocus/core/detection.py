@@ -113,9 +113,11 @@ class LineSearch:
     ----------
     line : (nchan, ny, nx) float32 [Jy/beam], continuum subtracted
     sigma : (nchan,) [Jy/beam]; NaN for flagged channels
+    fitted : bool
+        Whether a continuum was fitted to each pixel and subtracted, which takes part of the noise of wide windows.
     """
 
-    def __init__(self, line: NDArray[np.float32], sigma: NDArray) -> None:
+    def __init__(self, line: NDArray[np.float32], sigma: NDArray, *, fitted: bool = False) -> None:
         weights = inverse_variance(sigma)
         self._weights = np.concatenate([[0.0], np.cumsum(weights)])
         self._sums = np.zeros((line.shape[0] + 1, *line.shape[1:]), dtype=np.float32)
@@ -124,6 +126,7 @@ class LineSearch:
             self._sums[chan + 1] = blank_to_zero(line[chan] * np.float32(weights[chan] / reference))
             self._sums[chan + 1] += self._sums[chan]
         self._reference = reference
+        self._fitted = fitted
         self.blank = ~np.isfinite(line).any(axis=0)
         self.nchan = line.shape[0]
         # The noise of each of many windows is measured on these: more of them than there are beams.
@@ -140,11 +143,18 @@ class LineSearch:
         """(ny, nx) float32 [sigma] : the sum over channels chan0..chan1, in units of its noise.
 
         The noise is the larger of what independent channels give and what the sum itself shows:
-        channels of real data are correlated, and so is what a fitted continuum leaves at the band's ends.
+        channels of real data are correlated, and so is what a fitted continuum leaves at the band's ends. It is
+        smaller where a fitted continuum took its share of the window.
         """
         raw = self._raw(chan0, chan1)
         rms = robust_rms(raw.ravel()[self._sample])
-        return raw / np.float32(rms) if rms > 1.0 else raw
+        least = 1.0
+        if self._fitted:
+            # A linear fit takes no more than four times the window's share, at the ends of the band.
+            share = (self._weights[chan1 + 1] - self._weights[chan0]) / self._weights[-1]
+            least = np.sqrt(max(1.0 - 4.0 * share, 0.25))
+        rms = max(rms, least) if np.isfinite(rms) else 1.0
+        return raw / np.float32(rms) if rms != 1.0 else raw
 
     def windows(self) -> list[tuple[int, int]]:
         """All windows (chan0, chan1): each width, moved by a quarter of itself."""
@@ -169,8 +179,8 @@ class LineSearch:
 def strongest_window(spectrum: NDArray, good: NDArray[np.bool_]) -> tuple[float, int, int]:
     """The window of channels in which one spectrum stands highest.
 
-    Every width is measured against what the whole spectrum shows at that width: the ripples of an imperfect
-    bandpass on a bright continuum are no lines.
+    Every width is measured against what the rest of the spectrum shows at that width: the ripples of an imperfect
+    bandpass on a bright continuum are no lines, and a wide line does not count as ripples.
 
     Parameters
     ----------
@@ -187,10 +197,12 @@ def strongest_window(spectrum: NDArray, good: NDArray[np.bool_]) -> tuple[float,
     best, scale = (-np.inf, 0, 0), 1.0
     for width in window_widths(nchan):
         total = (sums[width:] - sums[:-width]) / np.sqrt(np.maximum(counts[width:] - counts[:-width], 1))
-        if nchan >= MEASURABLE * width:
-            scale = max(1.0, robust_rms(total))
         starts = np.array(_starts(nchan, width))
         start = int(starts[total[starts].argmax()])
+        # Half a window beside the strongest still holds the wings of its line.
+        apart = np.abs(np.arange(len(total)) - start) >= 1.5 * width
+        if apart.sum() >= MEASURABLE * width - 2 * width:
+            scale = max(1.0, robust_rms(total[apart]))
         if total[start] / scale > best[0]:
             best = (float(total[start] / scale), start, start + width - 1)
     return best

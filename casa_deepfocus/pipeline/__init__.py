@@ -30,6 +30,7 @@ from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.whitening import as_natural
 from casa_deepfocus.errors import DataError
 from casa_deepfocus.pipeline.blobs import detect
+from casa_deepfocus.pipeline.extended import extended_lines
 from casa_deepfocus.pipeline.joint import refine, refine_lines
 from casa_deepfocus.pipeline.lines import (
     denoise,
@@ -99,14 +100,12 @@ def _run(
     with clock.step("noise"):
         sigma = channel_noise(cube.data)
         first = integrated_map(cube.data, sigma)
-        natural, share = as_natural(cube, sigma)
+        natural, was = as_natural(cube, sigma)
         search = _prepare(natural, networks, options, sigma if natural is cube else channel_noise(natural.data))
     log(f"noise: {np.nanmedian(sigma):.4g} Jy/beam a channel (median of {np.isfinite(sigma).sum()} channels)")
     if natural is not cube:
-        log(
-            f"{100 * share:.0f} per cent of the noise's variance is white over the pixels, no interferometer's: "
-            f"image and PSF are convolved to natural weighting's noise (beam {search.beam * cube.cell:.3g} arcsec)"
-        )
+        beam = f"beam {search.beam * cube.cell:.3g} arcsec"
+        log(f"{was}: image and PSF are convolved to natural weighting's noise ({beam})")
     outside = Outside(search, log)
     with clock.step("outside"):
         outside.look()
@@ -124,11 +123,17 @@ def _run(
             measure_shapes(search, found)
         with clock.step("flux"):
             measure_fluxes(search, found)
-        if not found:
+        added = 0
+        if found:
+            with clock.step("fit"):
+                added = refine(search, [item.component for item in found])
+                added += refine_lines(search, lines_of_known_sources(search))
+        if not added:
+            with clock.step("extended"):
+                wide = extended_lines(search, line)
+                added = refine(search, wide) if wide else 0
+        if not found and not added:
             break
-        with clock.step("fit"):
-            added = refine(search, [item.component for item in found])
-            added += refine_lines(search, lines_of_known_sources(search))
         with clock.step("outside"):
             added += outside.renew()
         log(f"round {number}: {len(blobs)} blobs, {len(found)} candidates, {len(search.components)} sources so far")

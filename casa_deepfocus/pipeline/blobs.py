@@ -42,7 +42,7 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
         maps.append(integrated_map(residual, search.sigma))
     if search.lines:
         line, _ = line_cube(residual, search.sigma)
-        lines = LineSearch(line, search.sigma)
+        lines = LineSearch(line, search.sigma, fitted=line is not residual)
         maps += line_maps(lines, threshold=levels["line"], beam_pixels=search.beam)
     for detection in maps:
         detection.image[~search.inside] = np.nan

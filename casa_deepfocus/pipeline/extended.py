@@ -1,0 +1,91 @@
+"""Lines of sources wider than the beam, looked for at coarser resolutions when the beam's own shows no more."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
+from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
+from casa_deepfocus.core.reliability import NoisePeaks
+from casa_deepfocus.core.scales import CoarseCube, WidePeak
+from casa_deepfocus.pipeline.lines import same_source
+from casa_deepfocus.pipeline.state import Search
+
+KERNELS = (1.0, 2.0)
+"""FWHM of the Gaussians that the line cube is convolved with [beam]."""
+
+
+def extended_lines(search: Search, line: NDArray[np.float32]) -> list[Component]:
+    """Candidates of the line cube at coarser resolutions, as components to be fitted.
+
+    The residual is searched, as far down as one peak of noise is expected at each resolution, like the maps at the
+    beam's own; the fit decides. Neither Blobs Finder nor the residual networks are asked: they know sources at the
+    beam's resolution.
+
+    Parameters
+    ----------
+    search : Search
+    line : (nchan, ny, nx) float32 [Jy/beam], its residual without the continuum
+
+    Returns
+    -------
+    list of Component, brightest first, none of them refused before
+    """
+    if not search.lines:
+        return []
+    peaks: list[tuple[WidePeak, CoarseCube]] = []
+    for kernel in KERNELS:
+        coarse = CoarseCube(line, search.beam, kernel * search.beam)
+        noise = NoisePeaks.of_cube(int(search.inside.sum()), coarse.resolution, search.cube.nchan)
+        number = max(search.options.candidates, search.options.false_alarms)
+        level = max(0.85 * search.options.minsnr, noise.level(number))
+        peaks += [(peak, coarse) for peak in coarse.peaks(level, search.well_inside)]
+    kept: list[Component] = []
+    for peak, coarse in sorted(peaks, key=lambda item: -item[0].snr):
+        component = start(search, peak)
+        repeated = any(same_source(component, other, coarse.resolution) for other in kept)
+        if not repeated and _is_new(search, component) and not _is_left_over(search, peak, coarse):
+            kept.append(component)
+    search.count("extended", len(kept))
+    return kept
+
+
+def start(search: Search, peak: WidePeak) -> Component:
+    """A component as wide as the kernel that shows the peak best, with the flux that it has there."""
+    nchan = search.cube.nchan
+    variance = (peak.kernel / FWHM_PER_SIGMA) ** 2
+    continuum = search.options.mode != "line"
+    component = Component(
+        peak.x, peak.y, np.array([variance, variance, 0.0]), chan=peak.chan, fwhm=float(peak.width),
+        has_cont=continuum, has_slope=continuum and nchan >= 16, slope_scale=search.slope_scale(),
+    )  # fmt: skip
+    inside = search.fit.source_spectrum(component)[peak.chan0 : peak.chan1 + 1]
+    component.amp = max(float(inside.mean()), 0.0)
+    return component
+
+
+def _is_new(search: Search, component: Component) -> bool:
+    """Whether no candidate as wide was refused there; one of the beam's size that was says nothing."""
+    least = 0.5 * float(component.covariance[0] + component.covariance[1])
+    wide = [other for other in search.refused if float(other.covariance[0] + other.covariance[1]) >= least]
+    return not any(same_source(component, other, 0.5 * search.beam) for other in wide)
+
+
+def _is_left_over(search: Search, peak: WidePeak, coarse: CoarseCube) -> bool:
+    """Whether a peak is no more than what fitted sources, which are no Gaussians, leave beside themselves."""
+    if not search.components:
+        return False
+    part = slice(peak.chan0, peak.chan1 + 1)
+    weights = inverse_variance(search.sigma)[part].astype(np.float32)
+    data, residual = search.fit.data[part], search.fit.residual[part]
+    model, left = (
+        coarse.smoothed(np.tensordot(weights, blank_to_zero(cube), axes=1)[None])[0]
+        for cube in (data - residual, residual)
+    )
+    reach = max(1, round(0.5 * coarse.resolution / coarse.step))
+    row, column = (round((at - 0.5 * (coarse.step - 1)) / coarse.step) for at in (peak.y, peak.x))
+    near = (slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1))
+    highest = float(np.abs(blank_to_zero(model[near])).max(initial=0.0))
+    return float(blank_to_zero(left[near]).max(initial=0.0)) < search.options.dynamic_range * highest
