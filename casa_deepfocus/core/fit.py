@@ -32,6 +32,16 @@ _FLUXES = ("amp", "cont", "slope")
 
 _SPATIAL = {"x": 1, "y": 2, "sxx": 3, "syy": 4, "sxy": 5}
 
+MOST_BEAMS = 40.0
+"""Largest variance of a component along an axis [beam variance]: 6.3 beams."""
+
+LARGEST_PART = 0.5
+"""Largest FWHM of a component [side of the part of the image with data]; of a larger one hardly anything is seen."""
+
+GROWN = 0.1
+"""Response of a new component below which it has grown so large that it may stand for others; a Gaussian of twice the
+beam has it."""
+
 
 @dataclass(eq=False)
 class Component:
@@ -61,6 +71,8 @@ class Component:
     known : bool, the line was looked for at the place of a continuum source
     group : int, blend group
     flags : set of str
+    response : float, height of the matched filter's output over the flux, of its shape: 1 for a point, and less the
+        more of the source lies at spacings shorter than the shortest baseline, or where there are no data
     """
 
     x: float
@@ -87,6 +99,7 @@ class Component:
     known: bool = False
     group: int = -1
     flags: set[str] = field(default_factory=set)
+    response: float = 1.0
 
     def drop_line(self) -> None:
         """Be a source of continuum alone."""
@@ -154,10 +167,17 @@ class _Stamp:
         low_y = min(round(c.y) - r for c, r in zip(components, reach, strict=True))
         high_x = max(round(c.x) + r for c, r in zip(components, reach, strict=True))
         high_y = max(round(c.y) + r for c, r in zip(components, reach, strict=True))
-        self.size = fft.next_fast_len(max(high_x - low_x, high_y - low_y) + 1, real=True)
+        # No wider than the image and one side of the widest component: what leaves there comes back off the image.
+        whole = max(known.shape) + max(reach)
+        self.size = fft.next_fast_len(min(max(high_x - low_x, high_y - low_y) + 1, whole), real=True)
         self.size += self.size % 2
         self.x0 = (low_x + high_x - self.size) // 2
         self.y0 = (low_y + high_y - self.size) // 2
+        if self.size >= whole:
+            self.x0, self.y0 = (
+                min(max(start, side - self.size), 0)
+                for start, side in ((self.x0, known.shape[1]), (self.y0, known.shape[0]))
+            )
         self.shape = known.shape
         self.known: NDArray[np.bool_] | None = None
         rows, columns, part = self.overlap()
@@ -224,11 +244,13 @@ class _Group:
         imager: Imager,
         weights: NDArray,
         beam: NDArray,
+        largest: float,
     ) -> None:
         self.components = list(components)
         self.weights = weights
         self.nchan = residual.shape[0]
         self.beam_variance = 0.5 * float(beam[0] + beam[1])
+        self.largest = largest
         margin = int(np.ceil(1.5 * np.sqrt(self.beam_variance) * FWHM_PER_SIGMA)) + 6
         self.stamp = _Stamp(components, known, margin)
         self.residual = self.stamp.cut(residual).reshape(self.nchan, -1)
@@ -386,7 +408,7 @@ class _Group:
             if not component.has_line:
                 vector[8] = max(vector[8], 0.0)
             if component.fit_shape:
-                vector[2:5] = _bounded_covariance(vector[2:5], self.beam_variance)
+                vector[2:5] = _bounded_covariance(vector[2:5], -0.1 * self.beam_variance, self.largest)
         return out
 
     def apply(self, residual: NDArray) -> None:
@@ -404,6 +426,8 @@ class _Group:
     def finish(self) -> None:
         """Errors and signal to noise of the components, from the Fisher matrix at the solution."""
         vectors = [c.vector() for c in self.components]
+        images = np.stack([self.stamp.images(v)[0] for v in vectors])
+        responses = (images * self.stamp.through_psf(images, self.kernel)).sum(axis=(1, 2))
         gradient, fisher, names = self.normal_equations(vectors)
         _, fisher_prior, _ = self._with_prior(gradient, fisher, names, vectors)
         covariance = _inverse(fisher_prior)
@@ -421,6 +445,7 @@ class _Group:
                 name: float(np.sqrt(max(covariance[row, row], 0.0))) for name, row in zip(mine, rows, strict=True)
             }
             component.snr_line, component.snr_cont = 0.0, 0.0
+            component.response = float(responses[number])
             for row, name in zip(rows, mine, strict=True):
                 if name == "amp":
                     component.snr_line = _ratio(abs(component.amp), flux_errors[row])
@@ -439,11 +464,11 @@ def _ratio(value: float, error: float) -> float:
     return float(value / error) if error > 0 else 0.0
 
 
-def _bounded_covariance(covariance: NDArray, beam_variance: float) -> NDArray:
-    """Covariance with eigenvalues between -0.1 and 40 beam variances: unresolved stays unbiased, not wild."""
+def _bounded_covariance(covariance: NDArray, least: float, largest: float) -> NDArray:
+    """Covariance with eigenvalues within bounds, a small negative one below: unresolved stays unbiased, not wild."""
     matrix = np.array([[covariance[0], covariance[2]], [covariance[2], covariance[1]]])
     values, axes = np.linalg.eigh(matrix)
-    values = np.clip(values, -0.1 * beam_variance, 40.0 * beam_variance)
+    values = np.clip(values, least, largest)
     matrix = axes @ np.diag(values) @ axes.T
     return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 1]])
 
@@ -502,7 +527,14 @@ class JointFit:
         self.imager = imager
         self.beam = np.asarray(beam_covariance, dtype=float)
         self.beam_fwhm = float(FWHM_PER_SIGMA * (self.beam[0] * self.beam[1] - self.beam[2] ** 2) ** 0.25)
+        self.largest = min(MOST_BEAMS * 0.5 * float(self.beam[0] + self.beam[1]), self._largest_on_data())
         self.residual = data.copy()
+
+    def _largest_on_data(self) -> float:
+        """Largest variance [pixel^2] of a component that shows on the part of the image with data."""
+        sides = [np.flatnonzero(self.known.any(axis=axis)) for axis in (0, 1)]
+        side = min((int(np.ptp(seen)) + 1 if seen.size else 0) for seen in sides)
+        return max((LARGEST_PART * side / FWHM_PER_SIGMA) ** 2, float(max(self.beam[:2])))
 
     def update_residual(self, components: Sequence[Component]) -> NDArray[np.float32]:
         """Data minus the dirty image of all components, exact, over the whole field. (nchan, ny, nx)."""
@@ -520,6 +552,9 @@ class JointFit:
     def fit(self, components: Sequence[Component], *, sweeps: int = 3, iterations: int = 10) -> None:
         """Fit all components in place; the residual is up to date afterwards.
 
+        Groups are fitted one after the other, and the first sees the sidelobes of all that is not fitted yet: it may
+        grow to explain them. Where a new component has grown like that all start again, at first with the shapes held.
+
         Parameters
         ----------
         components : sequence of Component, starting values in, solution and errors out
@@ -527,19 +562,38 @@ class JointFit:
         iterations : int, Levenberg-Marquardt steps of a group in a sweep
         """
         self.update_residual(components)
-        for sweep in range(sweeps):
-            before = [c.vector() for c in components]
-            for group in self._groups(components):
-                if group.solve(iterations):
-                    group.apply(self.residual)
+        new = [c for c in components if c.fit_shape and not c.errors]
+        start = [c.vector() for c in components]
+        self._sweeps(components, sweeps, iterations)
+        if len(new) > 1 and any(c.response < GROWN for c in new):
+            for component, vector in zip(components, start, strict=True):
+                component.set_vector(vector)
             self.update_residual(components)
-            if sweep + 1 < sweeps and self._settled(components, before):
+            for component in new:
+                component.fit_shape = False
+            self._sweep(components, iterations)
+            for component in new:
+                component.fit_shape = True
+            self._sweeps(components, sweeps, iterations)
+
+    def _sweeps(self, components: Sequence[Component], most: int, iterations: int) -> None:
+        """Sweeps until nothing moves, with errors and SNR at the end."""
+        for sweep in range(most):
+            before = [c.vector() for c in components]
+            self._sweep(components, iterations)
+            if sweep + 1 < most and self._settled(components, before):
                 break
         self.measure(components)
 
+    def _sweep(self, components: Sequence[Component], iterations: int) -> None:
+        for group in self._groups(components):
+            if group.solve(iterations):
+                group.apply(self.residual)
+        self.update_residual(components)
+
     def fit_alone(self, component: Component, *, iterations: int = 10) -> None:
         """Fit one component in place, with errors and SNR, on a residual that holds all of it; the residual stays."""
-        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam)
+        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
         group.subtract_start()
         group.solve(iterations)
         group.finish()
@@ -562,7 +616,7 @@ class JointFit:
         -------
         (nchan,) float64 [Jy], apparent
         """
-        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam)
+        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
         image = group.start_images[0]
         response = float(image @ group.start_dirty[0])
         return group.start_spectra[0] + (group.residual @ image) / response
@@ -570,7 +624,7 @@ class JointFit:
     def _groups(self, components: Sequence[Component]) -> Iterable[_Group]:
         for indices in groups_of(components, self.beam_fwhm):
             members = [components[index] for index in indices]
-            yield _Group(members, self.residual, self.known, self.imager, self.weights, self.beam)
+            yield _Group(members, self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
 
     def _settled(self, components: Sequence[Component], before: Sequence[NDArray]) -> bool:
         for component, old in zip(components, before, strict=True):

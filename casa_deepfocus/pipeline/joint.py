@@ -22,6 +22,10 @@ ALONE = 3.0
 NEARLY = 0.9
 """Fraction of the SNR that a source needs, below which a candidate fitted alone is not looked at further."""
 
+LEAST_RESPONSE = 0.01
+"""Response (core.fit) below which a component has no flux to tell: nearly all of it would be at spacings shorter than
+the shortest baseline. Where all spacings are, a source of 7 beams has it, and none is fitted that large."""
+
 
 def refine(search: Search, new: Sequence[Component]) -> int:
     """Fit the new components together with the old; drop what is not significant. Number of changes that stay."""
@@ -152,7 +156,7 @@ def on_data(component: Component, inside: NDArray[np.bool_]) -> bool:
 
 
 def prune(search: Search) -> bool:
-    """Drop what is no brighter than noise, off the data, wider than the band, or a copy of another. True if any was."""
+    """Drop what is no brighter than noise, off the data, too wide to be measured, or a copy of another. True if any."""
     beam, nchan = search.beam, search.cube.nchan
     limit, unknown = search.limit("integrated"), search.limit("line")
     changed = False
@@ -162,7 +166,8 @@ def prune(search: Search) -> bool:
         if component.has_line and component.has_cont and search.is_sure_of_both(component):
             faintest = 0.0
         outside = not on_data(component, search.well_inside)
-        if outside or (component.has_line and not component.has_cont and component.fwhm > nchan):
+        too_wide = component.has_line and not component.has_cont and component.fwhm > nchan
+        if outside or too_wide or component.response < LEAST_RESPONSE:
             search.refused.append(component)
             changed = True
             continue
