@@ -61,6 +61,45 @@ def test_bias_and_scatter_are_smaller_than_those_of_the_eigenvalues():
     assert np.mean(inside, axis=0) == pytest.approx([0.68, 0.68], abs=0.04)
 
 
+def biases(truth, rng):
+    """Found minus true of (major, minor) for a list of (major, minor, snr): (n, 2) of the roots, and of ours."""
+    plain, ours = [], []
+    for major, minor, snr in truth:
+        true = shape_to_covariance(major, minor, rng.uniform(0.0, 180.0))
+        covariance = rng.multivariate_normal(true, errors_of(true, snr))
+        plain.append([float(value) for value in covariance_to_shape(covariance)[:2]])
+        ours.append(sizes(covariance, errors_of(covariance, snr))[:2])
+    axes = np.array(truth)[:, :2]
+    return np.array(plain) - axes, np.array(ours) - axes
+
+
+def in_standard_errors(residuals):
+    """Mean over its standard error."""
+    return residuals.mean(axis=0) / (residuals.std(axis=0) / np.sqrt(len(residuals)))
+
+
+def test_no_bias_on_the_average_over_axis_ratios():
+    """Discs a fifth as thick as wide, from all sides: their axis ratios are uniform from 0.2 to 1, nearly."""
+    rng = np.random.default_rng(9)
+    truth = []
+    for _ in range(1200):
+        major = rng.uniform(2.0, 16.0)
+        truth.append((major, major * rng.uniform(0.2, 1.0), 10 ** rng.uniform(1.3, 2.3)))
+    plain, ours = biases(truth, rng)
+    assert in_standard_errors(plain)[1] < -4.0, "the smaller eigenvalue's root must be biased"
+    assert (np.abs(in_standard_errors(ours)) < 3.0).all()
+
+
+def test_round_sources_come_out_long_by_less_than_their_error():
+    """Of two equal axes the longer one found is the major one: its mean is above both, whatever the estimate."""
+    plain, ours = biases([(5.0, 5.0, 60.0)] * 400, np.random.default_rng(2))
+    error = errors_of(shape_to_covariance(5.0, 5.0, 0.0), 60.0)[0, 0] ** 0.5 * FWHM_PER_SIGMA**2 / (2.0 * 5.0)
+    assert (in_standard_errors(ours)[0] > 4.0) and (in_standard_errors(ours)[1] < -4.0)
+    assert (np.abs(ours.mean(axis=0)) < error).all()
+    assert (np.abs(ours.mean(axis=0)) < np.abs(plain.mean(axis=0))).all()
+    assert abs(in_standard_errors(ours.mean(axis=1))) < 3.0, "the mean of both is right"
+
+
 @pytest.mark.parametrize(("major", "minor", "snr"), [(5.0, 3.0, 20.0), (5.0, 5.0, 30.0), (0.0, 0.0, 15.0)])
 def test_sum_against_random_numbers(major, minor, snr):
     """The posterior by brute force: covariances drawn about the fit, weighed with the prior."""

@@ -12,6 +12,11 @@ noise the mean is then unbiased (an asymptotically unbiased prior, Hartigan 1965
 10.1214/aoms/1177699988): the root's bias is -1/8, the posterior's skewness -3/8 and the prior's +2/4
 of variance / size^3, and a density that is flat in the difference of the axes undoes their repulsion.
 A size is never 0; that of a source that is not resolved is as large as its error allows.
+
+What stays is the order of the axes. Of two that are equal within their errors the longer one found is the major
+one, so that near a round source the major axis is too long on the average and the minor one too short, by less
+than their errors. No estimate that keeps the order is free of it, and what is left on the average over many
+sources depends on how many of them are round (docs/decisions.md, 2026-11-21).
 """
 
 from __future__ import annotations
