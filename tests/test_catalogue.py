@@ -120,18 +120,13 @@ def test_a_chain_is_one_source_a_pair_is_two():
     horns = [component(x=30.0 + 0.8 * i, y=30.0, chan=8.0 + 3 * i, fwhm=4.0) for i in (-1, 0, 1)]
     assert chains(horns, beam) == [[0, 1, 2]], "one disc, its horns within a beam"
     horns = [component(x=30.0 + i, y=30.0, chan=20.0 + 5 * i, fwhm=4.0) for i in (-0.5, 0.5)]
-    assert chains(horns, beam) == [[0], [1]], "two continua are two sources"
-    horns[0].snr_cont = 2.0
-    assert chains(horns, beam) == [[0, 1]], "the two horns of one line"
-    narrow = [component(x=30.0 + i, y=30.0, chan=20.0 + 1.2 * i, fwhm=0.5, has_cont=False) for i in (-0.5, 0.5)]
-    assert chains(narrow, beam) == [[0, 1]], "horns of a channel each"
-    brighter = component(x=29.5, y=30.0, chan=17.5, fwhm=4.0, amp=20.0)
-    broader = component(x=29.5, y=30.0, chan=17.5, fwhm=9.0)
-    beside = component(x=25.5, y=30.0, chan=17.5, fwhm=4.0)
-    upon = component(x=29.5, y=30.0, chan=22.0, fwhm=4.0)
-    for other in (brighter, broader, beside, upon):
-        other.has_cont = False
-        assert chains([other, horns[1]], beam) == [[0], [1]], "a blend"
+    assert chains(horns, beam) == [[0], [1]], "nothing says that they are one"
+    asked = []
+    assert chains(horns, beam, one_source=lambda *pair: not asked.append(pair)) == [[0, 1]]
+    assert asked == [(horns[0], horns[1])]
+    third = component(x=33.4, y=31.0, chan=22.0, fwhm=4.0)
+    one = chains([*horns, third], beam, one_source=lambda *pair: third not in pair)
+    assert one == [[0, 1], [2]], "a disc and its neighbour"
     apart = [*galaxy(4), component(x=60.0, y=60.0), component(x=29.0, y=30.0, chan=28.0)]
     assert sorted(chains(apart, beam), key=len) == [[4], [5], [0, 1, 2, 3]]
     assert chains([component(has_line=False) for _ in range(5)], beam) == [[0], [1], [2], [3], [4]]

@@ -234,9 +234,42 @@ def test_a_line_and_a_continuum_at_one_place_bear_each_other_out():
     alone, both = line_at(20, 30, snr_line=faint, snr_cont=0.5), line_at(45, 30, snr_line=faint, snr_cont=4.0)
     search.components = [alone, both]
     assert joint.prune(search)
-    assert search.components == [both] and both.has_line
+    assert search.components == [alone, both] and both.has_line and both.has_cont
+    assert not alone.has_cont, "without its continuum it may have the SNR that it needs"
+    assert joint.prune(search)
+    assert search.components == [both]
     assert not search.is_sure_of_both(line_at(45, 30, snr_line=4.5, snr_cont=4.5)), "below minsnr"
     assert not search.is_sure_of_both(line_at(45, 30, snr_line=5.1, snr_cont=3.0)), "noise can do both"
+
+
+def test_a_wide_line_does_not_share_its_channels_with_a_continuum_that_is_not_there():
+    search = make_search()
+    truth = line_at(30.0, 33.0, chan=16.0, fwhm=14.0, amp=2.0, has_cont=False, cont=0.0)
+    search.fit.imager.subtract(
+        search.fit.data,
+        gaussian_transform(search.imager.grid, truth.x, truth.y, truth.covariance)[None],
+        -truth.spectrum(NCHAN)[None],
+    )
+    search.fit.update_residual([])
+    shared = line_at(30.0, 33.0, chan=16.0, fwhm=14.0, amp=2.0, cont=0.0)
+    search.fit.fit_alone(shared)
+    alone = line_at(30.0, 33.0, chan=16.0, fwhm=14.0, amp=2.0, has_cont=False, cont=0.0)
+    search.fit.fit_alone(alone)
+    assert abs(shared.snr_cont) < 3.0 and alone.snr_line > 1.2 * shared.snr_line
+    limit = 0.5 * (alone.snr_line + shared.snr_line) / joint.NEARLY
+    search.limit = lambda kind: limit
+    assert joint.promising(search, [shared]) == [shared] and not shared.has_cont
+    bright = line_at(30.0, 33.0, snr_cont=4.0)
+    assert not joint.leave_continuum(bright) and bright.has_cont
+    assert not joint.leave_continuum(line_at(30.0, 33.0, known=True))
+
+
+def test_a_line_wider_than_a_fifth_of_the_band_is_no_ripple():
+    rng = np.random.default_rng(8)
+    chan, good = np.arange(504), np.ones(504, bool)
+    line = np.exp(-0.5 * ((chan - 68) / 43.0) ** 2)
+    snr, chan0, chan1 = strongest_window(0.75 * line + rng.standard_normal(504), good)
+    assert snr > 5.2 and chan0 < 68 < chan1
 
 
 def test_a_window_stands_above_noise_and_not_above_ripples():

@@ -3,13 +3,13 @@
 A rotating disc is not a Gaussian times a line. The joint fit describes it by a chain of components
 that overlap their neighbours on the sky and in frequency. Three such components are a blend, unless all
 lie within half a beam of their centre (the two horns and the middle of one line), or in a row along which
-the channel runs one way (the two sides and the middle of a resolved disc). Two are a blend, unless they are
-as alike as the two horns of one line. A longer chain is one extended object.
+the channel runs one way (the two sides and the middle of a resolved disc). A longer chain is one extended
+object. Two are a blend, unless something that knows the data says that they are one (core.rotation).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +22,6 @@ LEAST = 4
 
 LEAST_ORDERED = 3
 """The same for a chain within half a beam of its centre, or ordered as a rotating disc is."""
-
-HORNS_APART = 0.7
-"""Largest distance of a pair that may be the two horns of one line [beam, FWHM]."""
-
-HORNS_SPLIT = (0.3, 0.75)
-"""Channels between two horns, over the sum of their widths: beside each other, neither on each other nor apart."""
-
-OWN_CONTINUUM = 4.0
-"""SNR of a continuum that makes a component a source of its own."""
-
-HORNS_ALIKE = {"fwhm": 1.6, "flux": 3.0}
-"""Largest ratio of the widths and of the fluxes of two horns."""
 
 STRAIGHT = 0.35
 """How far off the line through the outer two the middle of a rotating disc may lie [beam, FWHM]."""
@@ -53,7 +41,12 @@ def _width(component: Component) -> float:
     return max(component.fwhm, 1.0)
 
 
-def chains(components: Sequence[Component], beam_covariance: NDArray, least: int = LEAST) -> list[list[int]]:
+def chains(
+    components: Sequence[Component],
+    beam_covariance: NDArray,
+    least: int = LEAST,
+    one_source: Callable[[Component, Component], bool] | None = None,
+) -> list[list[int]]:
     """Components of each source, as indices: long chains together, everything else by itself.
 
     Parameters
@@ -61,49 +54,41 @@ def chains(components: Sequence[Component], beam_covariance: NDArray, least: int
     components : sequence of Component
     beam_covariance : (3,) [pixel^2]
     least : int, shorter chains are blends of separate sources
+    one_source : callable on two overlapping components, whether they are one; without it two never are
     """
-    label = list(range(len(components)))
-    for number, component in enumerate(components):
-        for other in range(number):
-            if overlap(component, components[other], beam_covariance) and label[number] != label[other]:
-                old, new = max(label[number], label[other]), min(label[number], label[other])
-                label = [new if value == old else value for value in label]
+    numbers = range(len(components))
+    touching = [
+        (one, other) for other in numbers for one in range(other)
+        if overlap(components[one], components[other], beam_covariance)
+    ]  # fmt: skip
     out: list[list[int]] = []
-    for value in sorted(set(label)):
-        members = [number for number, at in enumerate(label) if at == value]
-        enough = least
+    for members in _connected(numbers, touching):
         mine = [components[member] for member in members]
-        if is_compact(mine, beam_covariance) or is_rotating(mine, beam_covariance):
-            enough = min(least, LEAST_ORDERED)
-        if are_horns(mine, beam_covariance):
-            enough = len(mine)
-        out += [members] if len(members) >= enough else [[member] for member in members]
+        ordered = is_compact(mine, beam_covariance) or is_rotating(mine, beam_covariance)
+        if len(members) >= (min(least, LEAST_ORDERED) if ordered else least):
+            out.append(members)
+        else:
+            pairs = [
+                (one, other) for one, other in touching
+                if one in members and one_source is not None and one_source(components[one], components[other])
+            ]  # fmt: skip
+            out += _connected(members, pairs)
     return out
+
+
+def _connected(numbers: Iterable[int], pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Groups of numbers that pairs hold together, each in its order, by their first members."""
+    label = {number: number for number in numbers}
+    for one, other in pairs:
+        old, new = max(label[one], label[other]), min(label[one], label[other])
+        label = {number: new if at == old else at for number, at in label.items()}
+    return [[number for number, at in label.items() if at == value] for value in sorted(set(label.values()))]
 
 
 def is_compact(members: Sequence[Component], beam_covariance: NDArray) -> bool:
     """Whether all members lie within half a beam (FWHM, geometric mean) of their mean place."""
     x, y = (np.array([getattr(member, name) for member in members]) for name in ("x", "y"))
     return bool((np.hypot(x - x.mean(), y - y.mean()) <= 0.5 * _fwhm(beam_covariance)).all())
-
-
-def are_horns(members: Sequence[Component], beam_covariance: NDArray) -> bool:
-    """Whether two members are as alike, and as near in place and channel, as the two horns of one disc's line.
-
-    Two galaxies may be so too, but seldom: of blends within `HORNS_APART`, whose channels are anywhere in the
-    band and whose fluxes and widths differ, few pass, and most discs that are split in two do. Two that both have
-    a continuum are two.
-    """
-    if len(members) != 2 or not all(member.has_line for member in members):
-        return False
-    if all(member.has_cont and member.snr_cont >= OWN_CONTINUUM for member in members):
-        return False
-    one, other = members
-    split = abs(one.chan - other.chan) / (_width(one) + _width(other))
-    near = np.hypot(one.x - other.x, one.y - other.y) <= HORNS_APART * _fwhm(beam_covariance)
-    pairs = {"fwhm": (_width(one), _width(other)), "flux": (one.line_flux()[0], other.line_flux()[0])}
-    alike = all(max(pair) <= HORNS_ALIKE[name] * min(pair) for name, pair in pairs.items())
-    return bool(near and alike and HORNS_SPLIT[0] <= split <= HORNS_SPLIT[1])
 
 
 def is_rotating(members: Sequence[Component], beam_covariance: NDArray) -> bool:

@@ -22,7 +22,7 @@ from scipy import fft
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape
 from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
-from casa_deepfocus.core.psf import Imager, gaussian_transform
+from casa_deepfocus.core.psf import Imager, gaussian_transform, place_psf
 
 NAMES = ("x", "y", "sxx", "syy", "sxy", "chan", "lnw", "amp", "cont", "slope")
 """Parameters of a component, in the order of its vectors."""
@@ -69,6 +69,7 @@ class Component:
     clean : (nchan,) float32, Deep GRU's output for its spectrum
     probability : float, Blobs Finder's
     known : bool, the line was looked for at the place of a continuum source
+    shown : float, snr_cont of that source, before it had the line
     group : int, blend group
     flags : set of str
     response : float, height of the matched filter's output over the flux, of its shape: 1 for a point, and less the
@@ -97,6 +98,7 @@ class Component:
     clean: NDArray | None = None
     probability: float = 0.0
     known: bool = False
+    shown: float = 0.0
     group: int = -1
     flags: set[str] = field(default_factory=set)
     response: float = 1.0
@@ -620,6 +622,22 @@ class JointFit:
         image = group.start_images[0]
         response = float(image @ group.start_dirty[0])
         return group.start_spectra[0] + (group.residual @ image) / response
+
+    def lines_on_stamp(self, components: Sequence[Component]) -> tuple[_Stamp, NDArray[np.float32], NDArray]:
+        """The patch of sky around components, the data there without anything but their lines, and the PSF's transform.
+
+        Returns
+        -------
+        stamp : _Stamp, its `size`, and its pixel (0, 0) at `x0`, `y0` of the image
+        data : (nchan, size, size) float32 [Jy/beam]
+        psf : (size, size // 2 + 1) float64
+        """
+        group = _Group(list(components), self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
+        lines = np.array([component.line_spectrum(group.nchan) for component in components])
+        data = group.residual + (lines.T @ group.start_dirty).astype(np.float32)
+        size = group.stamp.size
+        psf = fft.rfft2(place_psf(self.imager.plane(group._reference_channel()), (size, size))).real
+        return group.stamp, data.reshape(group.nchan, size, size), psf
 
     def _groups(self, components: Sequence[Component]) -> Iterable[_Group]:
         for indices in groups_of(components, self.beam_fwhm):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.pipeline.lines import KnownLine, same_source
-from casa_deepfocus.pipeline.state import Search
+from casa_deepfocus.pipeline.state import LEAST_PART, Search
 
 JOIN_DISTANCE = 0.6
 """Largest distance [beam] of a line and a continuum that are one source: of two that are as faint as
@@ -18,6 +18,9 @@ anything that is found, the positions differ by no more."""
 
 ALONE = 3.0
 """A candidate with no other this near [beam] stands alone."""
+
+WORTH = 0.6
+"""Fraction of the SNR that a line needs, below which it does not reach it without its continuum either."""
 
 NEARLY = 0.9
 """Fraction of the SNR that a source needs, below which a candidate fitted alone is not looked at further."""
@@ -54,12 +57,33 @@ def promising(search: Search, new: Sequence[Component]) -> list[Component]:
         others = [c for c in (*search.components, *new) if c is not component]
         if all(np.hypot(component.x - c.x, component.y - c.y) > apart for c in others):
             search.fit.fit_alone(component)
-            line = component.has_line and component.snr_line >= NEARLY * search.limit("line")
-            continuum = component.has_cont and component.snr_cont >= NEARLY * search.limit("integrated")
-            if not (line or continuum or search.is_sure_of_both(component)):
-                continue
+            if not _is_promising(search, component):
+                if not leave_continuum(component):
+                    continue
+                search.fit.fit_alone(component)
+                if not _is_promising(search, component):
+                    continue
         kept.append(component)
     return kept
+
+
+def _is_promising(search: Search, component: Component) -> bool:
+    line = component.has_line and component.snr_line >= NEARLY * search.limit("line")
+    continuum = component.has_cont and component.snr_cont >= NEARLY * search.limit("integrated")
+    return bool(line or continuum or search.is_sure_of_both(component))
+
+
+def leave_continuum(component: Component) -> bool:
+    """Do without a continuum that is not there: with it a wide line has less of its SNR. False if it must stay.
+
+    The two share the channels of the line, and what a continuum of nothing takes is noise; it comes back when the
+    residual shows one.
+    """
+    if not (component.has_line and component.has_cont) or component.known or component.snr_cont >= LEAST_PART:
+        return False
+    component.has_cont = component.has_slope = False
+    component.cont = component.slope = 0.0
+    return True
 
 
 def renew_noise(search: Search) -> None:
@@ -119,6 +143,7 @@ def refine_lines(search: Search, lines: Sequence[KnownLine]) -> int:
         spectrum = search.fit.source_spectrum(component) - component.spectrum(nchan)
         inside = spectrum[peak.chan0 : peak.chan1 + 1]
         component.has_line, component.known, component.absorption = True, True, absorption
+        component.shown = component.snr_cont
         component.chan, component.fwhm = peak.chan, max(peak.fwhm, 1.0)
         component.amp = float(inside.min() if absorption else inside.max())
     refine(search, [])
@@ -162,7 +187,9 @@ def prune(search: Search) -> bool:
     changed = False
     kept: list[Component] = []
     for component in sorted(search.components, key=lambda c: -max(c.snr_line, c.snr_cont)):
-        faintest = search.options.known_line_snr if component.known and component.snr_cont >= limit else unknown
+        # A wide line takes over much of the continuum that has shown the source.
+        known = component.known and max(component.snr_cont, component.shown) >= limit
+        faintest = search.options.known_line_snr if known else unknown
         if component.has_line and component.has_cont and search.is_sure_of_both(component):
             faintest = 0.0
         outside = not on_data(component, search.well_inside)
@@ -173,10 +200,16 @@ def prune(search: Search) -> bool:
             continue
         if component.has_line and component.snr_line < faintest:
             changed = True
-            if component.snr_cont < limit:
+            if component.snr_line >= WORTH * faintest and leave_continuum(component):
+                kept.append(component)
+                continue
+            if component.snr_cont < limit and not known:
                 search.refused.append(component)
                 continue
             component.drop_line()
+            if known:
+                # Its continuum is fitted again, without the line.
+                component.snr_cont = component.shown
         if not component.has_line and component.snr_cont < limit:
             search.refused.append(component)
             changed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.focusing import crop_origin, focus, refine_position
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
+from casa_deepfocus.core.rotation import is_one_source
 from casa_deepfocus.pipeline.blobs import line_cube
 from casa_deepfocus.pipeline.state import Clock, Result, Search, SourceDetail
 
@@ -24,10 +26,10 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     """Everything found, as tables and images; `sigma` and `first` are the input's own noise and integrated map."""
     for component in search.components:
         flag(component, search.cube, search.beam)
-    parts = [
-        [search.components[index] for index in chain]
-        for chain in chains(search.components, search.cube.beam_covariance())
-    ]
+    indices = chains(
+        search.components, search.cube.beam_covariance(), one_source=partial(is_one_source, search.fit)
+    )  # fmt: skip
+    parts = [[search.components[index] for index in chain] for chain in indices]
     parts.sort(key=lambda members: -max(max(c.snr_line, c.snr_cont) for c in members))
     sources = [members[0] if len(members) == 1 else join(members, search.cube.nchan) for members in parts]
     reliable = _reliabilities(search, sources)

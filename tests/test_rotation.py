@@ -1,0 +1,67 @@
+"""Two sides of one disc are one source, two galaxies are two, whatever their lines look like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from casa_deepfocus.core import rotation
+from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.geometry import shape_to_covariance
+from casa_deepfocus.core.noise import channel_noise
+from casa_deepfocus.core.psf import Imager
+from casa_deepfocus.pipeline import run
+from sim.cube import simulate_cube
+from sim.discs import Rotation
+from sim.response import Coverage, Grid
+from sim.sky import Source, disc
+from tests.fake_networks import FilterNetworks
+
+GRID = Grid(npix=96, nchan=48)
+DISC = disc(48.0, 47.0, 8.0, 60.0, Rotation(6.0, 1.2, 2.0, 50.0), line=0.06, chan=24.0)
+PAIR = [
+    Source(46.0, 47.0, 4.0, 3.0, 20.0, line=0.04, chan=21.0, line_fwhm=5.0),
+    Source(50.0, 48.0, 5.0, 3.0, 70.0, line=0.04, chan=27.0, line_fwhm=5.0),
+]
+
+
+def observed(sources, seed=1):
+    return simulate_cube(sources, Coverage(), GRID, 1e-3, np.random.default_rng(seed))
+
+
+def fitted(cube, places):
+    """The cube's joint fit with two components that start at places (x, y, channel)."""
+    fit = JointFit(cube.data, channel_noise(cube.data), Imager(cube.psf, cube.shape), cube.beam_covariance())
+    parts = [
+        Component(x, y, shape_to_covariance(4.0, 4.0, 0.0), amp=0.02, chan=chan, fwhm=4.0) for x, y, chan in places
+    ]  # fmt: skip
+    fit.fit(parts)
+    return fit, parts
+
+
+def test_a_disc_in_two_parts_is_one_source():
+    half = 2.0 * np.array([-np.sin(np.pi / 3), np.cos(np.pi / 3)])
+    places = [(48.0 - half[0], 47.0 - half[1], 21.0), (48.0 + half[0], 47.0 + half[1], 27.0)]
+    fit, parts = fitted(observed([DISC]), places)
+    assert min(part.snr_line for part in parts) > 15
+    assert np.hypot(parts[0].x - parts[1].x, parts[0].y - parts[1].y) > 1.5, "the parts are apart"
+    assert rotation.is_one_source(fit, *parts)
+
+
+def test_two_galaxies_with_the_same_lines_are_two():
+    fit, parts = fitted(observed(PAIR), [(46.0, 47.0, 21.0), (50.0, 48.0, 27.0)])
+    assert rotation.advantage_of_two(fit, parts) > 20.0
+    assert not rotation.is_one_source(fit, *parts)
+
+
+def test_the_order_does_not_matter():
+    fit, parts = fitted(observed(PAIR), [(46.0, 47.0, 21.0), (50.0, 48.0, 27.0)])
+    one, other = rotation.advantage_of_two(fit, parts), rotation.advantage_of_two(fit, parts[::-1])
+    assert one == pytest.approx(other, abs=1.0)
+
+
+@pytest.mark.parametrize(("sources", "number"), [([DISC], 1), (PAIR, 2)])
+def test_the_catalogue_counts_galaxies(sources, number):
+    result = run(observed(sources), FilterNetworks())
+    assert len(result.catalogue) == number
+    assert result.counts["components"] >= 2
