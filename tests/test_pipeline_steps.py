@@ -264,6 +264,32 @@ def test_a_wide_line_does_not_share_its_channels_with_a_continuum_that_is_not_th
     assert not joint.leave_continuum(line_at(30.0, 33.0, known=True))
 
 
+def test_a_sure_source_does_not_get_lost_to_a_new_one(monkeypatch):
+    search = make_search()
+    sure = line_at(30.0, 33.0, amp=30.0)
+    search.fit.imager.subtract(
+        search.fit.data,
+        gaussian_transform(search.imager.grid, sure.x, sure.y, sure.covariance)[None],
+        -sure.spectrum(NCHAN)[None],
+    )
+    search.fit.update_residual([])
+    assert joint.refine(search, [sure]) == 1
+    was, residual = sure.vector(), search.fit.residual.copy()
+    prune = joint.prune
+
+    def runaway(search):
+        search.components = [c for c in search.components if c is not sure]
+        return prune(search)
+
+    monkeypatch.setattr(joint, "prune", runaway)
+    monkeypatch.setattr(joint, "promising", lambda search, new: list(new))
+    thief = line_at(50.0, 20.0, amp=5.0)
+    assert joint.refine(search, [thief]) == 0
+    assert thief in search.refused and len(search.components) == 1
+    np.testing.assert_allclose(search.components[0].vector(), was)
+    np.testing.assert_allclose(search.fit.residual, residual, atol=1e-4)
+
+
 def test_a_line_wider_than_a_fifth_of_the_band_is_no_ripple():
     rng = np.random.default_rng(8)
     chan, good = np.arange(504), np.ones(504, bool)

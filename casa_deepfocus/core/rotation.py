@@ -83,7 +83,7 @@ def advantage_of_two(fit: JointFit, members: Sequence[Component]) -> float:
         along_x = np.exp(2j * np.pi * np.outer(away * rate_x, fx))
         filtered = np.einsum("ckl,ck,cl->c", seen * image.conj(), along_y, along_x, optimize=True).real
         quadratic = float((weights * total**2).sum() * (power * np.abs(image) ** 2).sum())
-        return -max(float((weights * total) @ filtered), 0.0) ** 2 / (2.0 * quadratic)
+        return -(max(float((weights * total) @ filtered), 0.0) ** 2) / (2.0 * quadratic)
 
     best = optimize.minimize(moving, _start(members, spectra, used), method="Nelder-Mead",
                              options={"maxiter": 400, "fatol": 0.05, "xatol": 1e-3, "adaptive": True})  # fmt: skip

@@ -74,18 +74,18 @@ def _is_new(search: Search, component: Component) -> bool:
 
 
 def _is_left_over(search: Search, peak: WidePeak, coarse: CoarseCube) -> bool:
-    """Whether a peak is no more than what fitted sources, which are no Gaussians, leave beside themselves."""
+    """Whether a peak is no more than what fitted sources leave in the same channels.
+
+    No source is a Gaussian: what is left beside it is as wide as itself, and has sidelobes all over the image.
+    """
     if not search.components:
         return False
     part = slice(peak.chan0, peak.chan1 + 1)
     weights = inverse_variance(search.sigma)[part].astype(np.float32)
     data, residual = search.fit.data[part], search.fit.residual[part]
     model, left = (
-        coarse.smoothed(np.tensordot(weights, blank_to_zero(cube), axes=1)[None])[0]
+        blank_to_zero(coarse.smoothed(np.tensordot(weights, blank_to_zero(cube), axes=1)[None])[0])
         for cube in (data - residual, residual)
     )
-    reach = max(1, round(0.5 * coarse.resolution / coarse.step))
     row, column = (round((at - 0.5 * (coarse.step - 1)) / coarse.step) for at in (peak.y, peak.x))
-    near = (slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1))
-    highest = float(np.abs(blank_to_zero(model[near])).max(initial=0.0))
-    return float(blank_to_zero(left[near]).max(initial=0.0)) < search.options.dynamic_range * highest
+    return float(left[row, column]) < search.options.dynamic_range * float(np.abs(model).max())

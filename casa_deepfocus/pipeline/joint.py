@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,9 @@ anything that is found, the positions differ by no more."""
 ALONE = 3.0
 """A candidate with no other this near [beam] stands alone."""
 
+SURE = 1.5
+"""Times the SNR that a source needs, from which it may not get lost to new ones."""
+
 WORTH = 0.6
 """Fraction of the SNR that a line needs, below which it does not reach it without its continuum either."""
 
@@ -31,9 +35,14 @@ the shortest baseline. Where all spacings are, a source of 7 beams has it, and n
 
 
 def refine(search: Search, new: Sequence[Component]) -> int:
-    """Fit the new components together with the old; drop what is not significant. Number of changes that stay."""
+    """Fit the new components together with the old; drop what is not significant. Number of changes that stay.
+
+    Where a source that was sure before is gone afterwards, new ones took its flux: all is as before, they are refused.
+    """
     before = {(id(c), c.has_line, c.has_cont) for c in search.components}
-    for component in promising(search, new):
+    saved = [copy.deepcopy(component) for component in search.components] if new else []
+    tried = promising(search, new)
+    for component in tried:
         add(search, component)
     for _ in range(5):
         search.fit.fit(search.components)
@@ -43,7 +52,22 @@ def refine(search: Search, new: Sequence[Component]) -> int:
     else:
         # The last change must reach the values and the residual as well.
         search.fit.fit(search.components)
+    if any(_is_gone(search, component) for component in saved):
+        search.components = saved
+        search.refused += [component for component in tried if component not in search.refused]
+        search.fit.update_residual(saved)
+        renew_noise(search)
+        return 0
     return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
+
+
+def _is_gone(search: Search, component: Component) -> bool:
+    """Whether a source that was sure has nothing within a beam in its place."""
+    sure = (component.has_line and component.snr_line >= SURE * search.limit("line")) or (
+        component.has_cont and component.snr_cont >= SURE * search.limit("integrated")
+    )
+    near = (np.hypot(component.x - other.x, component.y - other.y) <= search.beam for other in search.components)
+    return bool(sure) and not any(near)
 
 
 def promising(search: Search, new: Sequence[Component]) -> list[Component]:
