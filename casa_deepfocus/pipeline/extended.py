@@ -53,13 +53,13 @@ def extended_lines(search: Search, line: NDArray[np.float32]) -> list[Component]
 
 
 def start(search: Search, peak: WidePeak) -> Component:
-    """A component as wide as the kernel that shows the peak best, with the flux that it has there."""
-    nchan = search.cube.nchan
+    """A line as wide on the sky as the kernel that shows the peak best, with the flux that it has there.
+
+    It has no continuum of its own: a continuum as faint would only take from the line.
+    """
     variance = (peak.kernel / FWHM_PER_SIGMA) ** 2
-    continuum = search.options.mode != "line"
     component = Component(
-        peak.x, peak.y, np.array([variance, variance, 0.0]), chan=peak.chan, fwhm=float(peak.width),
-        has_cont=continuum, has_slope=continuum and nchan >= 16, slope_scale=search.slope_scale(),
+        peak.x, peak.y, np.array([variance, variance, 0.0]), chan=peak.chan, fwhm=float(peak.width)
     )  # fmt: skip
     inside = search.fit.source_spectrum(component)[peak.chan0 : peak.chan1 + 1]
     component.amp = max(float(inside.mean()), 0.0)
