@@ -10,6 +10,7 @@ from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
 from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.scales import CoarseCube, WidePeak
+from casa_deepfocus.pipeline.joint import is_promising
 from casa_deepfocus.pipeline.lines import same_source
 from casa_deepfocus.pipeline.state import Search
 
@@ -31,7 +32,7 @@ def extended_lines(search: Search, line: NDArray[np.float32]) -> list[Component]
 
     Returns
     -------
-    list of Component, brightest first, none of them refused before
+    list of Component, fitted alone, brightest first, none of them refused before
     """
     if not search.lines:
         return []
@@ -45,8 +46,12 @@ def extended_lines(search: Search, line: NDArray[np.float32]) -> list[Component]
     kept: list[Component] = []
     for peak, coarse in sorted(peaks, key=lambda item: -item[0].snr):
         component = start(search, peak)
-        repeated = any(same_source(component, other, coarse.resolution) for other in kept)
-        if not repeated and _is_new(search, component) and not _is_left_over(search, peak, coarse):
+        if not _is_new(search, component) or _is_left_over(search, peak, coarse):
+            continue
+        search.fit.fit_alone(component)
+        # The same source shows at both resolutions, and two on one would share its flux.
+        repeated = any(same_source(component, other, 2.0 * search.beam) for other in kept)
+        if is_promising(search, component) and not repeated:
             kept.append(component)
     search.count("extended", len(kept))
     return kept

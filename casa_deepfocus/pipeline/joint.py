@@ -42,6 +42,8 @@ def refine(search: Search, new: Sequence[Component]) -> int:
     before = {(id(c), c.has_line, c.has_cont) for c in search.components}
     saved = [copy.deepcopy(component) for component in search.components] if new else []
     tried = promising(search, new)
+    if new and not tried:
+        return 0
     for component in tried:
         add(search, component)
     for _ in range(5):
@@ -81,17 +83,18 @@ def promising(search: Search, new: Sequence[Component]) -> list[Component]:
         others = [c for c in (*search.components, *new) if c is not component]
         if all(np.hypot(component.x - c.x, component.y - c.y) > apart for c in others):
             search.fit.fit_alone(component)
-            if not _is_promising(search, component):
+            if not is_promising(search, component):
                 if not leave_continuum(component):
                     continue
                 search.fit.fit_alone(component)
-                if not _is_promising(search, component):
+                if not is_promising(search, component):
                     continue
         kept.append(component)
     return kept
 
 
-def _is_promising(search: Search, component: Component) -> bool:
+def is_promising(search: Search, component: Component) -> bool:
+    """Whether a candidate fitted alone has nearly the SNR that it needs."""
     line = component.has_line and component.snr_line >= NEARLY * search.limit("line")
     continuum = component.has_cont and component.snr_cont >= NEARLY * search.limit("integrated")
     return bool(line or continuum or search.is_sure_of_both(component))
