@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as main
-from benchmarks import fidelity, noise, psf, speed, throughput
+from benchmarks import fidelity, noise, psf, speed, throughput, weights
 from casa_deepfocus.errors import ParameterError
 from sim.coverage import Coverage, Grid
 
@@ -133,3 +134,14 @@ def test_fidelity_of_a_small_field(monkeypatch):
     assert result["noise"]["natural"]["casa"]["rms"] == pytest.approx(1.0, abs=0.1)
     assert len(result["noise"]["natural"]["power_ratio"]) == fidelity.RINGS
     assert any("natural" in text for text in fidelity.lines(result))
+
+
+def test_weights_tells_what_is_said_of_an_extended_source(capsys):
+    rows = weights.measure(npix=96, nchan=12, seed=7)
+    assert len(rows) == len(weights.ROBUST) * len(weights.SIZES)
+    briggs = next(row for row in rows if row["robust"] == 0.5 and row["size"] == 1.5)
+    assert briggs["image_said"] < 0.9 * briggs["image_true"], "the likelihood is wrong about the image"
+    assert briggs["undone_said"] == pytest.approx(briggs["undone_true"], rel=0.12)
+    assert briggs["undone_true"] > 0.98 * briggs["image_true"]
+    assert main.main(["weights", "--npix", "64", "--nchan", "6", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["robust"] == 2.0
