@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
-from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.scales import CoarseCube, WidePeak
 from casa_deepfocus.pipeline.joint import is_promising
 from casa_deepfocus.pipeline.lines import same_source
@@ -17,13 +16,18 @@ from casa_deepfocus.pipeline.state import Search
 KERNELS = (1.0, 2.0)
 """FWHM of the Gaussians that the line cube is convolved with [beam]."""
 
+SHOWN = 0.8
+"""Fraction of the SNR that a line needs, that it shows at the resolution nearest to its own."""
+
+ITERATIONS = 5
+"""Steps of the fit that tells whether a candidate is worth the joint one."""
+
 
 def extended_lines(search: Search, line: NDArray[np.float32]) -> list[Component]:
     """Candidates of the line cube at coarser resolutions, as components to be fitted.
 
-    The residual is searched, as far down as one peak of noise is expected at each resolution, like the maps at the
-    beam's own; the fit decides. Neither Blobs Finder nor the residual networks are asked: they know sources at the
-    beam's resolution.
+    The fit decides; a candidate must show most of the SNR that it needs at one of the resolutions. Neither Blobs
+    Finder nor the residual networks are asked: they know sources at the beam's resolution.
 
     Parameters
     ----------
@@ -36,19 +40,17 @@ def extended_lines(search: Search, line: NDArray[np.float32]) -> list[Component]
     """
     if not search.lines:
         return []
+    level = SHOWN * search.limit("line")
     peaks: list[tuple[WidePeak, CoarseCube]] = []
     for kernel in KERNELS:
         coarse = CoarseCube(line, search.beam, kernel * search.beam)
-        noise = NoisePeaks.of_cube(int(search.inside.sum()), coarse.resolution, search.cube.nchan)
-        number = max(search.options.candidates, search.options.false_alarms)
-        level = max(0.85 * search.options.minsnr, noise.level(number))
         peaks += [(peak, coarse) for peak in coarse.peaks(level, search.well_inside)]
     kept: list[Component] = []
     for peak, coarse in sorted(peaks, key=lambda item: -item[0].snr):
         component = start(search, peak)
         if not _is_new(search, component) or _is_left_over(search, peak, coarse):
             continue
-        search.fit.fit_alone(component)
+        search.fit.fit_alone(component, iterations=ITERATIONS)
         # The same source shows at both resolutions, and two on one would share its flux.
         repeated = any(same_source(component, other, 2.0 * search.beam) for other in kept)
         if is_promising(search, component) and not repeated:

@@ -23,9 +23,6 @@ ALONE = 3.0
 SURE = 1.5
 """Times the SNR that a source needs, from which it may not get lost to new ones."""
 
-WORTH = 0.6
-"""Fraction of the SNR that a line needs, below which it does not reach it without its continuum either."""
-
 NEARLY = 0.9
 """Fraction of the SNR that a source needs, below which a candidate fitted alone is not looked at further."""
 
@@ -84,7 +81,7 @@ def promising(search: Search, new: Sequence[Component]) -> list[Component]:
         if all(np.hypot(component.x - c.x, component.y - c.y) > apart for c in others):
             search.fit.fit_alone(component)
             if not is_promising(search, component):
-                if not leave_continuum(component):
+                if not gains_without(search, component) or not leave_continuum(component):
                     continue
                 search.fit.fit_alone(component)
                 if not is_promising(search, component):
@@ -98,6 +95,12 @@ def is_promising(search: Search, component: Component) -> bool:
     line = component.has_line and component.snr_line >= NEARLY * search.limit("line")
     continuum = component.has_cont and component.snr_cont >= NEARLY * search.limit("integrated")
     return bool(line or continuum or search.is_sure_of_both(component))
+
+
+def gains_without(search: Search, component: Component) -> bool:
+    """Whether a line may reach the SNR that it needs if the channels under it are not shared with a continuum."""
+    share = min(2.0 * component.fwhm / search.cube.nchan, 0.75)
+    return component.snr_line >= NEARLY * search.limit("line") * float(np.sqrt(1.0 - share))
 
 
 def leave_continuum(component: Component) -> bool:
@@ -227,7 +230,7 @@ def prune(search: Search) -> bool:
             continue
         if component.has_line and component.snr_line < faintest:
             changed = True
-            if component.snr_line >= WORTH * faintest and leave_continuum(component):
+            if gains_without(search, component) and leave_continuum(component):
                 kept.append(component)
                 continue
             if component.snr_cont < limit and not known:
