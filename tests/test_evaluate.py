@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -246,3 +252,39 @@ def test_impossible_requests_are_refused():
     for wrong in ({"n": 0}, {"empty": -1}, {"workers": 0}):
         with pytest.raises(ParameterError, match=f"--{next(iter(wrong))}"):
             run(**wrong)
+
+
+def slow_simulate(preset: str, seed: int, index: int, empty: bool) -> tuple[Cube, Table]:
+    """Leaves the number of its process in the folder `preset`, and does not end."""
+    (Path(preset) / str(os.getpid())).touch()
+    time.sleep(600.0)
+    raise AssertionError("nobody waits that long")
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path, repository):
+    jobs = [(str(tmp_path), 1, index, False) for index in range(2)]
+    run = f"list(evaluate._results({jobs!r}, test_evaluate.slow_simulate, None, 2))"
+    code = f"from tests import test_evaluate\nfrom training import evaluate\nif __name__ == '__main__': {run}"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=repository)
+    workers = _until(lambda: [int(path.name) for path in tmp_path.iterdir()], lambda found: len(found) == 2)
+    assert all(_is_alive(worker) for worker in workers)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert not _until(lambda: [w for w in workers if _is_alive(w)], lambda left: not left)
+
+
+def _until(look, is_enough, seconds=60.0):
+    """What `look` returns once that is enough, or at the end of the time."""
+    end = time.monotonic() + seconds
+    while not is_enough(seen := look()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return seen
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended and that nobody has asked about is still listed.
+    return "Z" not in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
