@@ -259,6 +259,9 @@ def test_a_wide_line_does_not_share_its_channels_with_a_continuum_that_is_not_th
     limit = 0.5 * (alone.snr_line + shared.snr_line) / joint.NEARLY
     search.limit = lambda kind: limit
     assert joint.promising(search, [shared]) == [shared] and not shared.has_cont
+    short = 0.8 * search.limit("line")
+    assert joint.gains_without(search, line_at(30.0, 33.0, fwhm=14.0, snr_line=short))
+    assert not joint.gains_without(search, line_at(30.0, 33.0, fwhm=2.0, snr_line=short)), "it shares next to nothing"
     bright = line_at(30.0, 33.0, snr_cont=4.0)
     assert not joint.leave_continuum(bright) and bright.has_cont
     assert not joint.leave_continuum(line_at(30.0, 33.0, known=True))
