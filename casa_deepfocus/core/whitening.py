@@ -56,6 +56,9 @@ NODES = 9
 LEAST_CELLS = 256
 """Fewer cells do not tell."""
 
+MOST_CELLS = 200_000
+"""About how many cells of a larger uv plane are looked at."""
+
 
 @dataclass(frozen=True)
 class NoiseModel:
@@ -157,21 +160,23 @@ def weight_density(cube: Cube, sigma: NDArray) -> float:
     psf = np.fft.ifftshift(np.nan_to_num(_middle_psf(cube)))
     transfer = _transfer(psf)
     first, second = (fft.rfft2(fft.irfft2(power, s=size) * seen).real for power in (transfer, transfer**2))
-    cells = first > MEASURED * first.max()
-    if cells.sum() < LEAST_CELLS:
+    measured = np.flatnonzero(first > MEASURED * first.max())
+    if measured.size < LEAST_CELLS:
         return 0.0
-    power = _noise_power(cube, sigma, size)[cells]
+    cells = measured[:: (measured.size // MOST_CELLS) | 1]
+    power = _noise_power(cube, sigma, size, cells)
+    first, second = first.ravel()[cells], second.ravel()[cells]
     trials = np.arange(0.0, MOST_DENSITY + 0.005, 0.01)
     likelihoods = []
     for trial in trials:
-        model = np.maximum(first[cells] - trial * second[cells], 1e-6 * first.max())
+        model = np.maximum(first - trial * second, 1e-6 * first.max())
         # The power of a cell is exponentially distributed; the model's scale is its most likely one.
         likelihoods.append(-(np.log(model) + np.log((power / model).mean())).mean())
     return min(float(trials[int(np.argmax(likelihoods))]), MOST_DENSITY)
 
 
-def _noise_power(cube: Cube, sigma: NDArray, size: tuple[int, ...]) -> NDArray[np.float64]:
-    """(gy, gx // 2 + 1) power of the tapered noise in any unit, with as little as can be of sources.
+def _noise_power(cube: Cube, sigma: NDArray, size: tuple[int, ...], cells: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(len(cells),) power of the tapered noise in cells of its transform, in any unit, with little of sources.
 
     The second difference of three channels has no continuum, nor has it the change of its sidelobes with frequency,
     and the median over a few of these passes by lines.
@@ -179,13 +184,13 @@ def _noise_power(cube: Cube, sigma: NDArray, size: tuple[int, ...]) -> NDArray[n
     taper = _field_taper(cube.shape)
     good = np.flatnonzero(np.isfinite(sigma))
     middles = [chan for chan in good[1:-1] if chan - 1 in good and chan + 1 in good]
-    powers = []
-    for chan in middles[:: max(1, len(middles) // CHANNELS)]:
-        plane = blank_to_zero(cube.data[chan] - 0.5 * (cube.data[chan - 1] + cube.data[chan + 1]))
-        powers.append(np.abs(fft.rfft2(plane * taper, s=size)) ** 2)
-    if not powers:
-        powers = [np.abs(fft.rfft2(blank_to_zero(cube.data[chan]) * taper, s=size)) ** 2 for chan in good]
-    return np.median(powers, axis=0)
+    planes = (
+        cube.data[chan] - 0.5 * (cube.data[chan - 1] + cube.data[chan + 1])
+        for chan in middles[:: max(1, len(middles) // CHANNELS)]
+    )
+    if not middles:
+        planes = (cube.data[chan] for chan in good)
+    return np.median([np.abs(fft.rfft2(blank_to_zero(p) * taper, s=size).ravel()[cells]) ** 2 for p in planes], axis=0)
 
 
 def _field_taper(shape: tuple[int, int]) -> NDArray[np.float64]:
