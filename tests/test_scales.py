@@ -71,6 +71,13 @@ def test_what_is_blank_stays_blank():
     assert coarse.peaks(2.0, np.zeros((64, 64), bool)) == []
 
 
+def test_too_small_an_image_is_left_alone():
+    line = noisy((18, 18))
+    assert CoarseCube(line, BEAM, 2.0 * BEAM).peaks(0.0, np.ones((18, 18), bool)) == []
+    blank = np.full((NCHAN, 64, 64), np.nan, np.float32)
+    assert CoarseCube(blank, BEAM, BEAM).peaks(0.0, np.ones((64, 64), bool)) == []
+
+
 def test_a_faint_wide_line_is_found_only_so(monkeypatch):
     cube = simulate_cube([FAINT], Coverage(), GRID, 1e-3, np.random.default_rng(6))
     found = run(cube, FilterNetworks()).catalogue

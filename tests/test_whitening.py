@@ -208,6 +208,19 @@ def test_natural_weights_are_left_alone():
     assert weight_density(assumed, sigma) == 0.0
 
 
+def test_a_psf_of_the_images_own_size_tells_too_and_a_smaller_one_does_not():
+    middle = slice(64, 192)
+    natural, (cube, planted) = cube_with(0.0, 1.0), briggs_cube(0.5)
+    found = [
+        weight_density(replace(one, psf=one.psf[:, middle, middle]), channel_noise(one.data)) for one in (natural, cube)
+    ]
+    # Cells of twice the field, in which the weights were made, are smoothed by the cut: the density looks smaller.
+    assert found[0] < 0.2 and 0.5 < found[1] < planted
+    small = replace(cube, psf=cube.psf[:, 96:160, 96:160])
+    assert weight_density(small, channel_noise(small.data)) == 0.0
+    assert weight_density(replace(cube, psf=0.0 * cube.psf), channel_noise(cube.data)) == 0.0
+
+
 def test_one_image_tells_the_weights_too():
     cube, planted = briggs_cube(0.5)
     one = replace(

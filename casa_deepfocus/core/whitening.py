@@ -150,9 +150,10 @@ def weight_density(cube: Cube, sigma: NDArray) -> float:
 
     Returns
     -------
-    float from 0, natural weights, to `MOST_DENSITY`; 0 when the PSF was not measured
+    float from 0, natural weights, to `MOST_DENSITY`; 0 when the PSF was not measured, or is smaller than the image
     """
-    if not cube.psf_is_measured:
+    smaller = any(psf < side for psf, side in zip(cube.psf.shape[1:], cube.shape, strict=True))
+    if not cube.psf_is_measured or smaller or not len(_known_psfs(cube.psf)):
         return 0.0
     size = cube.psf.shape[1:]
     window = fft.rfft2(_field_taper(cube.shape) * np.isfinite(cube.data).any(axis=0), s=size)
