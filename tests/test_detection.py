@@ -133,3 +133,15 @@ def test_classical_peaks_need_a_hint_and_do_not_repeat_blobs():
     assert extra.snr == pytest.approx(20, rel=0.02) and extra.probability == pytest.approx(0.1, abs=0.01)
     assert extra.weights.shape == (extra.box.height, extra.box.width)
     assert not peak_blobs(detection, probability, blobs, level=25.0, hint=0.05, **options)
+
+
+def test_a_fitted_continuum_takes_part_of_a_wide_windows_noise():
+    rng = np.random.default_rng(4)
+    noise = rng.standard_normal((64, 96, 96)).astype(np.float32)
+    left = noise - noise.mean(axis=0)
+    sigma = np.ones(64)
+    wide, narrow = (24, 39), (30, 30)
+    assert np.std(LineSearch(left, sigma).window(*wide)) == pytest.approx(np.sqrt(0.75), rel=0.02)
+    fitted = LineSearch(left, sigma, fitted=True)
+    assert np.std(fitted.window(*wide)) == pytest.approx(1.0, rel=0.02)
+    assert np.std(fitted.window(*narrow)) == pytest.approx(1.0, rel=0.02)
