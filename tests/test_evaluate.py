@@ -19,6 +19,7 @@ from astropy.table import Table
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import DataError, ParameterError, ProductError
+from casa_deepfocus.pipeline import Options
 from training import evaluate, report, score
 from training.store import FieldResult, Joiner, Store, encode
 from training.tables import read_table
@@ -88,6 +89,9 @@ def test_the_scores_of_a_planted_finder():
     assert result["errors"]["physical"]["false_positives"] == pytest.approx(0.0, abs=1e-9)
     assert result["ideal"]["rate"] == pytest.approx(1.25)
     assert 3.5 < result["ideal"]["snr50"] < 6.0
+    asked = result["ideal_asked"]
+    assert asked["rate"] == Options.false_alarms
+    assert asked["threshold"] > result["ideal"]["threshold"] and asked["snr50"] > result["ideal"]["snr50"] + 0.5
     # One of the two that are found has an SNR above 10.
     assert (result["residuals"]["x"]["n"], result["residuals_all"]["x"]["n"]) == (4, 8)
     assert {"bias", "std", "over_crlb", "coverage68"} <= set(result["residuals"]["x"])

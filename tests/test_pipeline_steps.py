@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -174,6 +176,49 @@ def test_prune_drops_what_is_weak_outside_or_a_copy():
     assert not joint.prune(search)
 
 
+def test_a_faint_companion_of_a_bright_source_is_left_by_its_fit():
+    search = make_search()
+    bright = line_at(30, 30, snr_line=100.0, snr_cont=200.0)
+    left = line_at(33, 30, chan=25.0, snr_line=4.5, snr_cont=7.0)
+    assert joint.is_left_beside(search, left, bright)
+    assert joint.is_left_beside(search, continuum_at(33, 30, snr_cont=15.0), bright)
+    assert joint.is_left_beside(search, line_at(33, 30, snr_line=9.0, has_cont=False), bright)
+    assert not joint.is_left_beside(search, line_at(33, 30, snr_line=13.0, has_cont=False), bright)
+    assert not joint.is_left_beside(search, line_at(33, 30, chan=25.0, snr_line=12.0, snr_cont=7.0), bright), "its line"
+    assert not joint.is_left_beside(search, line_at(33, 30, chan=25.0, snr_line=4.5, snr_cont=17.0), bright)
+    assert not joint.is_left_beside(search, replace(left, x=37.0), bright), "farther than a beam"
+    search.components = [bright, left]
+    assert joint.prune(search)
+    assert search.components == [bright] and search.refused == [left]
+
+
+def test_emission_beside_a_deeper_absorption_is_what_its_gaussian_left():
+    search = make_search()
+    absorption = line_at(30, 30, amp=-1.0, absorption=True, snr_line=30.0, snr_cont=200.0)
+    assert joint.is_left_beside(search, line_at(33, 30, chan=11.0, has_cont=False), absorption)
+    assert not joint.is_left_beside(search, line_at(33, 30, chan=11.0, snr_line=31.0, has_cont=False), absorption)
+    assert not joint.is_left_beside(search, line_at(33, 30, chan=25.0, has_cont=False), absorption)
+
+
+def test_two_continua_at_one_place_are_one():
+    search = make_search()
+    bright, other = line_at(30, 30, cont=5.0, snr_cont=60.0), line_at(30.4, 30, chan=24.0, cont=2.0, snr_cont=50.0)
+    apart = line_at(32, 30, cont=2.0, snr_cont=40.0)
+    search.components = [other, apart, bright]
+    assert joint.make_physical(search)
+    assert bright.cont == 7.0 and not other.has_cont and other.has_line and other.cont == 0.0
+    assert apart.cont == 2.0 and apart.has_cont
+    assert not joint.make_physical(search)
+
+
+def test_a_continuum_goes_to_the_line_that_has_one():
+    search = make_search()
+    lone, owner = line_at(30, 30, has_cont=False), line_at(30.3, 30, chan=24.0, cont=2.0)
+    search.components = [lone, owner, continuum_at(30, 30, cont=1.0)]
+    assert joint.join_parts(search)
+    assert owner.cont == 3.0 and not lone.has_cont
+
+
 def test_a_refused_candidate_is_not_tried_again():
     search = make_search()
     search.refused = [line_at(30, 30)]
@@ -337,6 +382,27 @@ def test_absorption_against_a_continuum_is_a_line():
     assert found.line_flux()[0] < 0
     found.drop_line()
     assert not found.has_line and not found.absorption
+
+
+def test_an_absorption_takes_the_place_of_the_line_beside_it():
+    """A continuum drawn down by a deep absorption leaves emission elsewhere; a line that is sure stays."""
+    search = make_search()
+    true = Component(32.0, 34.0, shape_to_covariance(2.0, 2.0, 0.0), amp=-20.0, chan=8.0, fwhm=2.5, cont=40.0)
+    transform = gaussian_transform(search.imager.grid, true.x, true.y, true.covariance)[None]
+    search.imager.subtract(search.fit.data, transform, -true.spectrum(NCHAN)[None])
+    search.fit.update_residual([])
+    source = continuum_at(32, 34, cont=35.0, has_line=True, amp=2.0, chan=22.0, fwhm=6.0)
+    search.components = [source]
+    search.fit.fit(search.components)
+    assert 3.0 < source.snr_line < lines.DOUBTFUL * source.snr_cont
+    (known,) = lines.lines_of_known_sources(search)
+    assert known.absorption and abs(known.peak.chan - 8.0) < 1.0
+    joint.refine_lines(search, [known])
+    assert source.absorption and source.chan == pytest.approx(8.0, abs=0.3)
+    assert not lines.lines_of_known_sources(search), "its line is the brightest there"
+    source.snr_line = lines.DOUBTFUL * source.snr_cont
+    source.chan = 22.0
+    assert not lines.lines_of_known_sources(search), "as bright as that it is not doubted"
 
 
 def test_noise_is_dropped_before_the_joint_fit_and_looked_at_again():

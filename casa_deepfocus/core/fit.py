@@ -131,6 +131,10 @@ class Component:
         """(nchan,) [Jy] : apparent flux density of each channel."""
         return _spectra(self.vector(), nchan, self.has_line)["total"]
 
+    def continuum_spectrum(self, nchan: int) -> NDArray[np.float64]:
+        """(nchan,) [Jy] : apparent flux density of the continuum alone."""
+        return self.spectrum(nchan) - self.line_spectrum(nchan)
+
     def line_flux(self) -> tuple[float, float]:
         """Flux of the line and its error [Jy chan]; amplitude and width are correlated."""
         flux = self.amp * self.fwhm * GAUSSIAN_LINE
@@ -141,7 +145,9 @@ class Component:
         return flux, abs(flux) * float(np.sqrt(max(relative, 0.0)))
 
     def line_spectrum(self, nchan: int) -> NDArray[np.float64]:
-        """(nchan,) [Jy] : the line alone."""
+        """(nchan,) [Jy] : the line alone, 0 without one."""
+        if not self.has_line:
+            return np.zeros(nchan)
         return self.amp * _spectra(self.vector(), nchan, self.has_line)["amp"]
 
 

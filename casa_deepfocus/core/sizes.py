@@ -7,16 +7,18 @@ own. Taking roots of the positive eigenvalues leaves the minor axis too small on
 many at 0.
 
 Instead, sizes are averaged over all positive definite covariances, with the weight of the fit's
-normal errors and a prior density p(major, minor, angle) ~ major^2 minor^2. To first order in the
-noise the mean is then unbiased (an asymptotically unbiased prior, Hartigan 1965,
-10.1214/aoms/1177699988): the root's bias is -1/8, the posterior's skewness -3/8 and the prior's +2/4
-of variance / size^3, and a density that is flat in the difference of the axes undoes their repulsion.
-A size is never 0; that of a source that is not resolved is as large as its error allows.
+normal errors and a prior density p(major, minor, angle) ~ major minor^2.5. Of sources whose axes
+differ by more than their errors the mean would be unbiased to first order in the noise with major^2
+minor^2 (an asymptotically unbiased prior, Hartigan 1965, 10.1214/aoms/1177699988: the root's bias is
+-1/8, the posterior's skewness -3/8 and the prior's +2/4 of variance / size^3, and a density that is
+flat in the difference of the axes undoes their repulsion). A size is never 0; that of a source that
+is not resolved is as large as its error allows.
 
 What stays is the order of the axes. Of two that are equal within their errors the longer one found is the major
 one, so that near a round source the major axis is too long on the average and the minor one too short, by less
-than their errors. No estimate that keeps the order is free of it, and what is left on the average over many
-sources depends on how many of them are round (docs/decisions.md, 2026-11-21).
+than their errors. No estimate that keeps the order is free of it. The density taken, which expects rounder sources
+than the unbiased one, sets it off on the average over sources with axis ratios from about 0.3 to 1; what is left
+of other populations was measured (docs/decisions.md, 2026-11-21).
 """
 
 from __future__ import annotations
@@ -70,8 +72,8 @@ def sizes(covariance: NDArray, matrix: NDArray) -> tuple[float, float, float, fl
     pulls = np.linalg.inv(np.linalg.cholesky(spread)) @ offsets.reshape(3, -1)
     chi2 = np.square(pulls).sum(axis=0).reshape(m.shape)
     low, high = m - d, m + d
-    # The prior in these coordinates: size^2 d(size) is half of size d(variance).
-    weight = np.exp(-0.5 * (chi2 - chi2.min())) * np.sqrt(low * high) * span
+    # The prior in these coordinates: major minor^2.5 d(major) d(minor) ~ minor^1.5 d(variance) d(variance).
+    weight = np.exp(-0.5 * (chi2 - chi2.min())) * low**0.75 * span
     weight /= weight.sum()
     moments = []
     for variance in (high, low):

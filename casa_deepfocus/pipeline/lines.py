@@ -20,6 +20,12 @@ from casa_deepfocus.core.spectra import Peak, extract_spectrum, find_peaks, stan
 from casa_deepfocus.core.tiling import resample_stamp
 from casa_deepfocus.pipeline.state import BlobSpectrum, Focused, Search
 
+DOUBTFUL = 0.1
+"""Fraction of the SNR of its continuum, below which a line is compared with what else its spectrum shows."""
+
+BRIGHTER = 1.2
+"""Times the SNR of such a line that another must have to take its place."""
+
 
 def denoise(search: Search, line: NDArray, maps: Sequence[DetectionMap], blobs: Sequence[Blob]) -> list[BlobSpectrum]:
     """Spectra of the blobs, denoised by Deep GRU, and the lines in them."""
@@ -142,28 +148,35 @@ def lines_of_known_sources(search: Search) -> list[KnownLine]:
 
     Deep GRU looks at the spectrum of the fitted shape, all other sources subtracted, and at the same spectrum
     turned over, for absorption; a window sum must agree that the line is above what noise, and the ripples of
-    an imperfect bandpass, do in one spectrum.
+    an imperfect bandpass, do in one spectrum. On a continuum that is much brighter than its line the line may be what
+    a deep absorption left when it drew the continuum down: there another line is looked for that is brighter.
     """
-    bare = [c for c in search.components if not c.has_line and c.snr_cont >= search.options.minsnr]
-    if not bare or not search.lines:
-        return []
     nchan = search.cube.nchan
+    bright = [c for c in search.components if c.has_cont and c.snr_cont >= search.options.minsnr]
+    asked = [c for c in bright if not c.has_line or c.snr_line < DOUBTFUL * c.snr_cont]
+    if not asked or not search.lines:
+        return []
     noise = NoisePeaks.of_spectrum(nchan).level(search.options.false_alarms)
     level = max(search.options.known_line_snr, noise)
-    spectra = [search.fit.source_spectrum(c) - c.spectrum(nchan) for c in bare]
+    spectra = [search.fit.source_spectrum(c) - c.continuum_spectrum(nchan) for c in asked]
     standard = np.array([standardise_spectrum(spectrum)[0] for spectrum in spectra], dtype=np.float32)
     good = np.isfinite(search.sigma)
     cleaned = [search.networks.deep_gru(deep_gru_input(sign * standard)) for sign in (1, -1)]
     found = []
-    for index, component in enumerate(bare):
-        component.clean = cleaned[0][index]
+    for index, component in enumerate(asked):
         emission, absorption = (strongest_window(sign * standard[index], good) for sign in (1, -1))
         best = max(emission, absorption)
+        centre, width = 0.5 * (best[1] + best[2]), float(best[2] - best[1] + 1)
+        if component.has_line:
+            same = abs(centre - component.chan) < 0.75 * (width + component.fwhm)
+            if same or best[0] < BRIGHTER * component.snr_line:
+                continue
+        else:
+            component.clean = cleaned[0][index]
         if best[0] < level:
             continue
         negative = best is absorption
         clean = cleaned[int(negative)][index]
-        centre, width = 0.5 * (best[1] + best[2]), float(best[2] - best[1] + 1)
         seen = [p for p in find_peaks(clean, search.threshold("peak")) if abs(p.chan - centre) <= 0.5 * width + 1.0]
         window = Peak.from_gaussian(centre, width, 0.0, nchan)
         found.append(KnownLine(component, max(seen, key=lambda p: p.height) if seen else window, negative))
