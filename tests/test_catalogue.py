@@ -142,6 +142,20 @@ def test_joined_source_keeps_the_flux_and_the_middle():
     assert whole.fwhm == pytest.approx(19, abs=2)
 
 
+def test_absorption_is_joined_like_emission_and_never_with_it():
+    bright, dark = galaxy(6), galaxy(6)
+    for member in dark:
+        member.amp, member.absorption = -member.amp, True
+        member.flags.add("absorption")
+    beam = shape_to_covariance(5.0, 4.0, 20.0)
+    assert chains(dark, beam) == [[0, 1, 2, 3, 4, 5]]
+    assert chains([bright[0], dark[1]], beam, one_source=lambda one, other: True) == [[0], [1]]
+    emission, absorption = join(bright, NCHAN), join(dark, NCHAN)
+    assert absorption.absorption and "absorption" in absorption.flags and not emission.absorption
+    assert absorption.line_flux()[0] == pytest.approx(-emission.line_flux()[0])
+    assert (absorption.x, absorption.chan, absorption.fwhm) == (emission.x, emission.chan, emission.fwhm)
+
+
 def test_law_of_the_noise_peaks():
     """Peaks of smooth images above 3 sigma, counted."""
     rng = np.random.default_rng(11)

@@ -54,6 +54,17 @@ def test_two_galaxies_with_the_same_lines_are_two():
     assert not rotation.is_one_source(fit, *parts)
 
 
+def test_absorption_is_told_apart_as_emission_is():
+    places = [(46.0, 47.0, 21.0), (50.0, 48.0, 27.0)]
+    fit, parts = fitted(observed(PAIR), places)
+    emission = rotation.advantage_of_two(fit, parts)
+    dark = JointFit(-fit.data, channel_noise(fit.data), fit.imager, fit.beam)
+    for part in parts:
+        part.amp, part.absorption = -part.amp, True
+    dark.update_residual(parts)
+    assert rotation.advantage_of_two(dark, parts) == pytest.approx(emission, abs=0.5)
+
+
 def test_the_order_does_not_matter():
     fit, parts = fitted(observed(PAIR), [(46.0, 47.0, 21.0), (50.0, 48.0, 27.0)])
     one, other = rotation.advantage_of_two(fit, parts), rotation.advantage_of_two(fit, parts[::-1])

@@ -28,8 +28,11 @@ STRAIGHT = 0.35
 
 
 def overlap(one: Component, other: Component, beam_covariance: NDArray) -> bool:
-    """Whether two lines overlap: observed half-power circles touch on the sky, 1.5 times their widths in frequency."""
-    if not (one.has_line and other.has_line) or one.absorption or other.absorption:
+    """Whether two lines overlap: observed half-power circles touch on the sky, 1.5 times their widths in frequency.
+
+    Emission and absorption never do.
+    """
+    if not (one.has_line and other.has_line) or one.absorption != other.absorption:
         return False
     sizes = [np.mean(covariance_to_shape(np.asarray(c.covariance) + beam_covariance)[:2]) for c in (one, other)]
     near = np.hypot(one.x - other.x, one.y - other.y) < 0.5 * sum(sizes)
@@ -117,7 +120,7 @@ def join(members: Sequence[Component], nchan: int) -> Component:
 
     Parameters
     ----------
-    members : sequence of Component, with lines
+    members : sequence of Component, with lines, all in emission or all in absorption
     nchan : int
     """
     flux = np.array([c.line_flux()[0] for c in members])
@@ -125,13 +128,14 @@ def join(members: Sequence[Component], nchan: int) -> Component:
     x, y, chan = (float(share @ [getattr(c, name) for c in members]) for name in ("x", "y", "chan"))
     dx, dy = np.array([c.x - x for c in members]), np.array([c.y - y for c in members])
     moments = np.array([c.covariance for c in members]) + np.stack([dx * dx, dy * dy, dx * dy], axis=1)
-    spectrum = np.sum([c.line_spectrum(nchan) for c in members], axis=0)
+    spectrum = np.abs(np.sum([c.line_spectrum(nchan) for c in members], axis=0))
     above = np.flatnonzero(spectrum >= 0.5 * spectrum.max())
     width = float(above[-1] - above[0] + 1)
     out = Component(
         x, y, share @ moments, amp=float(flux.sum()) / (GAUSSIAN_LINE * width), chan=chan, fwhm=width,
         cont=float(sum(c.cont for c in members)), slope=float(sum(c.slope for c in members)),
         has_cont=any(c.has_cont for c in members), has_slope=any(c.has_slope for c in members), fit_shape=False,
+        absorption=all(c.absorption for c in members),
     )  # fmt: skip
     flux_error = np.array([c.line_flux()[1] for c in members])
     for name in ("x", "y", "chan"):
@@ -146,6 +150,6 @@ def join(members: Sequence[Component], nchan: int) -> Component:
     out.probability = max(c.probability for c in members)
     out.clean = next((c.clean for c in members if c.clean is not None), None)
     out.group = min(c.group for c in members)
-    inherited = {"edge", "band_edge", "gaussian_psf"}
+    inherited = {"edge", "band_edge", "absorption", "gaussian_psf"}
     out.flags = {"complex"} | {flag for c in members for flag in c.flags & inherited}
     return out

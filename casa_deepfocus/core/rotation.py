@@ -44,7 +44,7 @@ def advantage_of_two(fit: JointFit, members: Sequence[Component]) -> float:
     Parameters
     ----------
     fit : JointFit, whose residual is up to date
-    members : sequence of Component, with lines
+    members : sequence of Component, with lines, all in emission or all in absorption
 
     Returns
     -------
@@ -54,7 +54,7 @@ def advantage_of_two(fit: JointFit, members: Sequence[Component]) -> float:
     nchan = len(data)
     spectra = np.array([member.line_spectrum(nchan) for member in members])
     total = spectra.sum(axis=0)
-    used = np.flatnonzero((total > LEAST_PART * total.max()) & (fit.weights > 0))
+    used = np.flatnonzero((np.abs(total) > LEAST_PART * np.abs(total).max()) & (fit.weights > 0))
     weights, total, spectra = fit.weights[used], total[used], spectra[:, used]
     size = stamp.size
     seen = fft.rfft2(data[used])
