@@ -107,6 +107,10 @@ class Component:
         """Be a source of continuum alone."""
         self.has_line, self.absorption, self.amp = False, False, 0.0
 
+    def drop_continuum(self) -> None:
+        """Be a source of a line alone."""
+        self.has_cont, self.has_slope, self.cont, self.slope = False, False, 0.0, 0.0
+
     def free(self) -> list[str]:
         """Names of the parameters that are fitted."""
         names = ["x", "y"] + (["sxx", "syy", "sxy"] if self.fit_shape else [])

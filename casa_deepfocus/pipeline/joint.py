@@ -27,8 +27,8 @@ NEARLY = 0.9
 """Fraction of the SNR that a source needs, below which a candidate fitted alone is not looked at further."""
 
 LEAST_SHARE = 0.08
-"""Fraction of a brighter source's SNR within a beam of it, below which a fainter one may be what its fit leaves: three
-false sources in 2500 simulated fields had 0.07 at most, true ones 0.09 and more (docs/decisions.md)."""
+"""Fraction of a brighter source's SNR within a beam of it, below which a fainter one may be what its fit leaves: false
+sources of simulated fields had 0.07 at most, true ones 0.09 and more (docs/decisions.md)."""
 
 ONE_PLACE = 0.2
 """Distance [beam] below which two components are at one place."""
@@ -118,8 +118,7 @@ def leave_continuum(component: Component) -> bool:
     """
     if not (component.has_line and component.has_cont) or component.known or component.snr_cont >= LEAST_PART:
         return False
-    component.has_cont = component.has_slope = False
-    component.cont = component.slope = 0.0
+    component.drop_continuum()
     return True
 
 
@@ -145,14 +144,12 @@ def make_physical(search: Search) -> bool:
         for other in with_both[:number]:
             if other.has_cont and np.hypot(component.x - other.x, component.y - other.y) < ONE_PLACE * search.beam:
                 other.cont, other.slope = other.cont + component.cont, other.slope + component.slope
-                component.has_cont = component.has_slope = False
-                component.cont = component.slope = 0.0
+                component.drop_continuum()
                 changed = True
                 break
     for component in search.components:
         if component.has_line and component.has_cont and component.snr_cont < -2.5:
-            component.has_cont = component.has_slope = False
-            component.cont = component.slope = 0.0
+            component.drop_continuum()
             changed = True
         if component.has_line and component.has_cont and component.fwhm > 0.5 * search.cube.nchan:
             component.drop_line()
@@ -186,7 +183,7 @@ def refine_lines(search: Search, lines: Sequence[KnownLine]) -> int:
         return 0
     nchan = search.cube.nchan
     for component, peak, absorption in lines:
-        spectrum = search.fit.source_spectrum(component) - component.spectrum(nchan)
+        spectrum = search.fit.source_spectrum(component) - component.continuum_spectrum(nchan)
         inside = spectrum[peak.chan0 : peak.chan1 + 1]
         component.has_line, component.known, component.absorption = True, True, absorption
         component.shown = component.snr_cont
@@ -216,7 +213,7 @@ def add(search: Search, component: Component) -> None:
             return
         if component.has_line:
             # One continuum a position: the other has it.
-            component.has_cont = component.has_slope = False
+            component.drop_continuum()
     search.components.append(component)
 
 
