@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as main
-from benchmarks import fidelity, noise, psf, speed, throughput, weights
+from benchmarks import fidelity, noise, psf, sizes, speed, throughput, weights
 from casa_deepfocus.errors import ParameterError
 from sim.coverage import Coverage, Grid
 
@@ -134,6 +134,18 @@ def test_fidelity_of_a_small_field(monkeypatch):
     assert result["noise"]["natural"]["casa"]["rms"] == pytest.approx(1.0, abs=0.1)
     assert len(result["noise"]["natural"]["power_ratio"]) == fidelity.RINGS
     assert any("natural" in text for text in fidelity.lines(result))
+
+
+def test_sizes_tells_the_bias_of_each_density(capsys):
+    rows = sizes.measure(n=60, seed=3)
+    assert len(rows) == len(sizes.POPULATIONS) * len(sizes.DENSITIES)
+    by = {(row["population"], tuple(row["density"])): row for row in rows}
+    flat, ours = (by["round", density] for density in sizes.DENSITIES)
+    assert 0 < ours["major_bias"] < flat["major_bias"] and flat["minor_bias"] < ours["minor_bias"] < 0
+    assert main.main(["sizes", "--n", "3", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(rows)
+    assert main.main(["sizes", "--n", "3"]) == 0
+    assert "axis ratio 0.3 to 1" in capsys.readouterr().out
 
 
 def test_weights_tells_what_is_said_of_an_extended_source(capsys):

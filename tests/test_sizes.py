@@ -5,31 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.sizes import error_matrix
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.sizes import sizes
-
-BEAM = shape_to_covariance(8.9, 7.6, 85.0)
-
-
-def errors_of(covariance, snr):
-    """(3, 3) error covariance of a Gaussian's covariance that a Gaussian beam and natural weighting allow."""
-    sxx, syy, sxy = BEAM + 2 * np.asarray(covariance)
-    xx, xy, yy = np.linalg.inv(4 * np.pi**2 * np.array([[sxx, sxy], [sxy, syy]]))[[0, 0, 1], [0, 1, 1]]
-    # Fourth moments of the wavenumbers that the source is seen at; the flux is not known either.
-    slopes = -2 * np.pi**2 * np.array([xx, yy, 2 * xy])
-    fourth = np.array(
-        [
-            [3 * xx * xx, xx * yy + 2 * xy * xy, 6 * xx * xy],
-            [xx * yy + 2 * xy * xy, 3 * yy * yy, 6 * yy * xy],
-            [6 * xx * xy, 6 * yy * xy, 4 * (xx * yy + 2 * xy * xy)],
-        ]
-    )
-    return np.linalg.inv(4 * np.pi**4 * fourth - np.outer(slopes, slopes)) / snr**2
 
 
 def test_well_measured_sizes_are_the_roots_with_linear_errors():
     covariance = shape_to_covariance(6.0, 3.0, 35.0)
-    matrix = errors_of(covariance, 1000.0)
+    matrix = error_matrix(covariance, 1000.0)
     draws = covariance + np.random.default_rng(3).multivariate_normal(np.zeros(3), matrix, size=20000)
     major, minor, _ = covariance_to_shape(draws)
     found = sizes(covariance, matrix)
@@ -44,11 +27,11 @@ def test_bias_and_error_are_smaller_than_those_of_the_eigenvalues():
         minor, major = np.sort(rng.uniform(2.0, 8.0, 2))
         true = shape_to_covariance(major, minor, rng.uniform(0.0, 180.0))
         snr = 10 ** rng.uniform(1.5, 2.3)
-        covariance = rng.multivariate_normal(true, errors_of(true, snr))
+        covariance = rng.multivariate_normal(true, error_matrix(true, snr))
         values, axes = np.linalg.eigh(covariance[[0, 2, 2, 1]].reshape(2, 2))
         bounded = axes @ np.diag(np.maximum(values, -1.5)) @ axes.T  # as the fit does it
         covariance = np.array([bounded[0, 0], bounded[1, 1], bounded[0, 1]])
-        found = sizes(covariance, errors_of(covariance, snr))
+        found = sizes(covariance, error_matrix(covariance, snr))
         roots = [float(value) for value in covariance_to_shape(covariance)[:2]]
         plain.append([roots[0] - major, roots[1] - minor])
         ours.append([found[0] - major, found[1] - minor])
@@ -68,9 +51,9 @@ def biases(truth, rng):
     plain, ours = [], []
     for major, minor, snr in truth:
         true = shape_to_covariance(major, minor, rng.uniform(0.0, 180.0))
-        covariance = rng.multivariate_normal(true, errors_of(true, snr))
+        covariance = rng.multivariate_normal(true, error_matrix(true, snr))
         plain.append([float(value) for value in covariance_to_shape(covariance)[:2]])
-        ours.append(sizes(covariance, errors_of(covariance, snr))[:2])
+        ours.append(sizes(covariance, error_matrix(covariance, snr))[:2])
     axes = np.array(truth)[:, :2]
     return np.array(plain) - axes, np.array(ours) - axes
 
@@ -96,7 +79,7 @@ def test_no_bias_on_the_average_over_axis_ratios(thinnest):
 def test_round_sources_come_out_long_by_less_than_their_error():
     """Of two equal axes the longer one found is the major one: its mean is above both, whatever the estimate."""
     plain, ours = biases([(5.0, 5.0, 60.0)] * 400, np.random.default_rng(2))
-    error = errors_of(shape_to_covariance(5.0, 5.0, 0.0), 60.0)[0, 0] ** 0.5 * FWHM_PER_SIGMA**2 / (2.0 * 5.0)
+    error = error_matrix(shape_to_covariance(5.0, 5.0, 0.0), 60.0)[0, 0] ** 0.5 * FWHM_PER_SIGMA**2 / (2.0 * 5.0)
     assert (in_standard_errors(ours)[0] > 4.0) and (in_standard_errors(ours)[1] < -4.0)
     assert (np.abs(ours.mean(axis=0)) < error).all()
     assert (np.abs(ours.mean(axis=0)) < np.abs(plain.mean(axis=0))).all()
@@ -107,7 +90,7 @@ def test_round_sources_come_out_long_by_less_than_their_error():
 def test_sum_against_random_numbers(major, minor, snr):
     """The posterior by brute force: covariances drawn about the fit, weighed with the prior."""
     covariance = shape_to_covariance(major, minor, 20.0)
-    matrix = errors_of(covariance, snr)
+    matrix = error_matrix(covariance, snr)
     draws = np.random.default_rng(8).multivariate_normal(covariance, matrix, size=400000)
     m, d = 0.5 * (draws[:, 0] + draws[:, 1]), np.hypot(0.5 * (draws[:, 1] - draws[:, 0]), draws[:, 2])
     m, d = m[m > d], d[m > d]
@@ -123,12 +106,12 @@ def test_sum_against_random_numbers(major, minor, snr):
 
 
 def test_far_from_positive_and_without_errors():
-    matrix = errors_of(np.zeros(3), 10.0)
+    matrix = error_matrix(np.zeros(3), 10.0)
     deep = -3.0 * np.sqrt(matrix[0, 0])
     major, minor, major_err, minor_err = sizes(np.array([deep, deep, 0.0]), matrix)
     shallow = sizes(np.zeros(3), matrix)
     assert 0 < minor < major < shallow[0] and 0 < minor_err and 0 < major_err
     assert sizes(shape_to_covariance(5.0, 4.0, 10.0), np.zeros((3, 3)))[:2] == pytest.approx((5.0, 4.0))
     assert np.isnan(sizes(np.zeros(3), np.zeros((3, 3)))[2:]).all()
-    thin = sizes(shape_to_covariance(60.0, 1.0, 10.0), errors_of(shape_to_covariance(60.0, 1.0, 10.0), 300.0))
+    thin = sizes(shape_to_covariance(60.0, 1.0, 10.0), error_matrix(shape_to_covariance(60.0, 1.0, 10.0), 300.0))
     assert thin[0] == pytest.approx(60.0, rel=0.01) and thin[1] < 3.0

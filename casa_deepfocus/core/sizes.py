@@ -17,8 +17,8 @@ is not resolved is as large as its error allows.
 What stays is the order of the axes. Of two that are equal within their errors the longer one found is the major
 one, so that near a round source the major axis is too long on the average and the minor one too short, by less
 than their errors. No estimate that keeps the order is free of it. The density taken, which expects rounder sources
-than the unbiased one, sets it off on the average over sources with axis ratios from about 0.3 to 1; what is left
-of other populations was measured (docs/decisions.md, 2026-11-21).
+than the unbiased one, sets it off on the average over sources with axis ratios from about 0.2 to 1; what is left of
+other populations is printed by ``python -m benchmarks sizes``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape
+
+DENSITY = (1.0, 2.5)
+"""Powers of the major and of the minor axis in the prior density of a covariance's axes."""
 
 REACH = 5.0
 """Standard deviations over which the posterior is summed."""
@@ -38,13 +41,16 @@ ANGLES = 32
 """Steps in the position angle."""
 
 
-def sizes(covariance: NDArray, matrix: NDArray) -> tuple[float, float, float, float]:
+def sizes(
+    covariance: NDArray, matrix: NDArray, density: tuple[float, float] = DENSITY
+) -> tuple[float, float, float, float]:
     """FWHM of a fitted Gaussian, and their errors.
 
     Parameters
     ----------
     covariance : (3,) [pixel^2] : sxx, syy, sxy, as fitted: may be negative along an axis
     matrix : (3, 3) [pixel^4], its error covariance
+    density : (2,) powers of the major and the minor axis in the prior density
 
     Returns
     -------
@@ -72,8 +78,9 @@ def sizes(covariance: NDArray, matrix: NDArray) -> tuple[float, float, float, fl
     pulls = np.linalg.inv(np.linalg.cholesky(spread)) @ offsets.reshape(3, -1)
     chi2 = np.square(pulls).sum(axis=0).reshape(m.shape)
     low, high = m - d, m + d
-    # The prior in these coordinates: major minor^2.5 d(major) d(minor) ~ minor^1.5 d(variance) d(variance).
-    weight = np.exp(-0.5 * (chi2 - chi2.min())) * low**0.75 * span
+    # The prior in these coordinates: size^n d(size) is half of size^(n - 1) d(variance).
+    prior = high ** (0.5 * (density[0] - 1.0)) * low ** (0.5 * (density[1] - 1.0))
+    weight = np.exp(-0.5 * (chi2 - chi2.min())) * prior * span
     weight /= weight.sum()
     moments = []
     for variance in (high, low):
