@@ -281,6 +281,26 @@ class _Group:
         """Take the components as they start off the residual, where nobody has done so yet."""
         self.residual -= (self.start_spectra.T @ self.start_dirty).astype(np.float32)
 
+    def give_back(self, components: Sequence[Component]) -> None:
+        """Add the dirty images of components, as they stand, to the residual."""
+        dirty, spectra = self._images(components)[1], self._totals(components)
+        self.residual += (spectra.T @ dirty).astype(np.float32)
+
+    def likelihood(self, components: Sequence[Component]) -> float:
+        """ln L of components, against none, on a residual that holds all of them."""
+        (images, dirty), spectra = self._images(components), self._totals(components)
+        linear = (spectra * (images @ self.residual.T)).sum(axis=0)
+        quadratic = np.einsum("ic,ij,jc->c", spectra, images @ dirty.T, spectra)
+        return float((self.weights * (linear - 0.5 * quadratic)).sum())
+
+    def _images(self, components: Sequence[Component]) -> tuple[NDArray, NDArray]:
+        images = np.stack([self.stamp.images(c.vector())[0] for c in components])
+        dirty = self.stamp.through_psf(images, self.kernel)
+        return images.reshape(len(components), -1), dirty.reshape(len(components), -1)
+
+    def _totals(self, components: Sequence[Component]) -> NDArray[np.float64]:
+        return np.array([component.spectrum(self.nchan) for component in components])
+
     def _spectra(self, component: Component, vector: NDArray) -> dict[str, NDArray]:
         return _spectra(vector, self.nchan, component.has_line)
 
@@ -605,10 +625,48 @@ class JointFit:
 
     def fit_alone(self, component: Component, *, iterations: int = 10) -> None:
         """Fit one component in place, with errors and SNR, on a residual that holds all of it; the residual stays."""
-        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
+        group = self._group([component])
         group.subtract_start()
         group.solve(iterations)
         group.finish()
+
+    def in_place_of(self, old: Sequence[Component], new: Sequence[Component], *, iterations: int = 15) -> float:
+        """Fit components in place where others stand now; everything else is held, and the residual stays.
+
+        Parameters
+        ----------
+        old : sequence of Component, part of what the residual is without
+        new : sequence of Component, starting values in, solution, errors and SNR out
+
+        Returns
+        -------
+        float, ln L of the new minus ln L of the old
+        """
+        group = self._group(new)
+        group.give_back(old)
+        before, all_of_it = group.likelihood(old), group.residual.copy()
+        group.subtract_start()
+        group.solve(iterations)
+        group.finish()
+        group.residual = all_of_it
+        return group.likelihood(new) - before
+
+    def drift(self, component: Component) -> tuple[float, NDArray[np.float64]]:
+        """Whether what a line's Gaussian leaves says that its place moves with the channel, to first order.
+
+        Returns
+        -------
+        gain : float, ln L that the motion gains
+        motion : (2,) float64 [pixel per channel], along x and y
+        """
+        group = self._group([component])
+        images = group.stamp.images(component.vector())[1:3]
+        dirty = group.stamp.through_psf(images, group.kernel).reshape(2, -1)
+        images = images.reshape(2, -1)
+        moved = component.line_spectrum(group.nchan) * (np.arange(group.nchan) - component.chan)
+        gradient = images @ ((self.weights * moved) @ group.residual)
+        motion = np.linalg.lstsq((images @ dirty.T) * float(self.weights @ moved**2), gradient, rcond=1e-10)[0]
+        return 0.5 * float(gradient @ motion), motion
 
     def set_noise(self, sigma: NDArray) -> None:
         """Take another noise, (nchan,) [Jy/beam]."""
@@ -628,7 +686,7 @@ class JointFit:
         -------
         (nchan,) float64 [Jy], apparent
         """
-        group = _Group([component], self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
+        group = self._group([component])
         image = group.start_images[0]
         response = float(image @ group.start_dirty[0])
         return group.start_spectra[0] + (group.residual @ image) / response
@@ -642,17 +700,19 @@ class JointFit:
         data : (nchan, size, size) float32 [Jy/beam]
         psf : (size, size // 2 + 1) float64
         """
-        group = _Group(list(components), self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
+        group = self._group(components)
         lines = np.array([component.line_spectrum(group.nchan) for component in components])
         data = group.residual + (lines.T @ group.start_dirty).astype(np.float32)
         size = group.stamp.size
         psf = fft.rfft2(place_psf(self.imager.plane(group._reference_channel()), (size, size))).real
         return group.stamp, data.reshape(group.nchan, size, size), psf
 
+    def _group(self, components: Sequence[Component]) -> _Group:
+        return _Group(components, self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
+
     def _groups(self, components: Sequence[Component]) -> Iterable[_Group]:
         for indices in groups_of(components, self.beam_fwhm):
-            members = [components[index] for index in indices]
-            yield _Group(members, self.residual, self.known, self.imager, self.weights, self.beam, self.largest)
+            yield self._group([components[index] for index in indices])
 
     def _settled(self, components: Sequence[Component], before: Sequence[NDArray]) -> bool:
         for component, old in zip(components, before, strict=True):

@@ -29,6 +29,7 @@ from casa_deepfocus.core.noise import blank_to_zero, channel_noise, inverse_vari
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.whitening import as_natural
 from casa_deepfocus.errors import DataError
+from casa_deepfocus.pipeline.blends import settle
 from casa_deepfocus.pipeline.blobs import detect
 from casa_deepfocus.pipeline.extended import extended_lines
 from casa_deepfocus.pipeline.joint import refine, refine_lines
@@ -132,6 +133,9 @@ def _run(
             with clock.step("extended"):
                 wide = extended_lines(search, line)
                 added = refine(search, wide) if wide else 0
+        if not added:
+            with clock.step("blends"):
+                added = settle(search)
         if not found and not added:
             break
         with clock.step("outside"):

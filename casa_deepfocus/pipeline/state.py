@@ -166,7 +166,10 @@ class Clock:
 
 @dataclass
 class Search:
-    """State of a run: the data that are fitted, and what has been found in them."""
+    """State of a run: the data that are fitted, and what has been found in them.
+
+    `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
+    """
 
     cube: Cube
     networks: Networks
@@ -177,6 +180,8 @@ class Search:
     probability: NDArray
     components: list[Component] = field(default_factory=list)
     refused: list[Component] = field(default_factory=list)
+    whole: list[Component] = field(default_factory=list)
+    needed: list[Component] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     @property

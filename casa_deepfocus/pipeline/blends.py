@@ -1,0 +1,150 @@
+"""Sources so close together that the residual does not tell: is one Gaussian two, are two only one?
+
+A pair of equal sources a beam apart is nearly a Gaussian, and a Gaussian fitted to it leaves next to nothing where the
+search would see it; a companion within a beam may live on flux that its neighbour would have as well. The likelihood
+of the one against that of the two tells both.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
+from casa_deepfocus.pipeline.joint import refine, renew_noise
+from casa_deepfocus.pipeline.state import Search
+
+BRIGHT = 2.0
+"""Times the SNR that a source needs, from which a component may be two."""
+
+LONG = 0.3
+"""Least major axis [beam] of a component that may be two in the same channels."""
+
+MOVING = 4.0
+"""ln L that a motion with the channel must gain for a component to be tried as two in different channels."""
+
+MARGIN = 1.1
+"""Times the SNR that a source needs, that one within another's beam must add: their errors are larger by that than the
+bounds that an SNR is counted in."""
+
+MISMATCH = 0.01
+"""No source is a Gaussian: two must gain this times the square of the fainter one's SNR more than noise does."""
+
+
+def settle(search: Search) -> int:
+    """Split what is two, join what is one. Number of changes; what was looked at once is left alone."""
+    changes = split(search) + merge(search)
+    search.count("blends", changes)
+    return changes
+
+
+def total_snr(component: Component) -> float:
+    """SNR of line and continuum together."""
+    return float(np.hypot(component.snr_line * component.has_line, component.snr_cont * component.has_cont))
+
+
+def needed(search: Search, component: Component) -> float:
+    """ln L that a component must gain: a little more than one that stands alone and is just bright enough."""
+    kind = "line" if component.has_line else "integrated"
+    return 0.5 * (MARGIN * search.limit(kind)) ** 2
+
+
+def stands(search: Search, component: Component) -> bool:
+    """Whether a component is bright enough by itself."""
+    line = component.has_line and component.snr_line >= search.limit("line")
+    return bool(line or (component.has_cont and component.snr_cont >= search.limit("integrated")))
+
+
+def split(search: Search) -> int:
+    """Make two of each component that two describe better. Number of components that became two."""
+    changes = 0
+    for component in sorted(search.components, key=lambda c: -total_snr(c)):
+        if component in search.whole or component.absorption or not component.fit_shape:
+            continue
+        search.whole.append(component)
+        best, pair = 0.0, None
+        for two in halves(search, component):
+            gain = search.fit.in_place_of([component], two)
+            faint = min(two, key=total_snr)
+            gain -= needed(search, faint) + MISMATCH * total_snr(faint) ** 2
+            if gain > best and all(stands(search, half) for half in two):
+                best, pair = gain, two
+        if pair is not None and _replace(search, [component], pair):
+            changes += 1
+    return changes
+
+
+def halves(search: Search, component: Component) -> list[list[Component]]:
+    """Pairs of components to start with in the place of one: along its major axis, and along its motion."""
+    if total_snr(component) < BRIGHT * min(search.limit("line"), search.limit("integrated")):
+        return []
+    out = []
+    sxx, syy, sxy = component.covariance
+    values, axes = np.linalg.eigh(np.array([[sxx, sxy], [sxy, syy]]))
+    if FWHM_PER_SIGMA * np.sqrt(max(values[1], 0.0)) >= LONG * search.beam:
+        across = max(values[0], 0.0)
+        out.append(_pair(component, 0.8 * np.sqrt(values[1]) * axes[:, 1], np.array([across, across, 0.0]), 0.0))
+    if component.has_line:
+        gain, motion = search.fit.drift(component)
+        if gain >= MOVING:
+            apart = component.fwhm / FWHM_PER_SIGMA
+            away = motion * apart
+            away *= min(1.0, 0.5 * search.beam / max(float(np.hypot(*away)), 1e-9))
+            out.append(_pair(component, away, component.covariance, apart))
+    return out
+
+
+def _pair(component: Component, away: NDArray, covariance: NDArray, channels: float) -> list[Component]:
+    two = []
+    for side in (-1.0, 1.0):
+        half = copy.copy(component)
+        half.x, half.y = component.x + side * float(away[0]), component.y + side * float(away[1])
+        half.covariance, half.prior_covariance = np.array(covariance, dtype=float), None
+        half.amp, half.cont, half.slope = 0.5 * component.amp, 0.5 * component.cont, 0.5 * component.slope
+        half.errors, half.flags, half.matrix = {}, set(), None
+        if channels:
+            half.chan, half.fwhm = component.chan + side * channels, max(0.6 * component.fwhm, 1.0)
+            half.amp = component.amp
+        two.append(half)
+    return two
+
+
+def merge(search: Search) -> int:
+    """Drop each companion within a beam that a refit of its neighbour does without. Number of those dropped."""
+    changes = 0
+    for component in sorted(search.components, key=total_snr):
+        near = [
+            other for other in search.components
+            if other is not component and total_snr(other) >= total_snr(component)
+            and np.hypot(component.x - other.x, component.y - other.y) <= search.beam
+        ]  # fmt: skip
+        if not near or component in search.needed or total_snr(component) > BRIGHT * search.limit("line"):
+            continue
+        search.needed.append(component)
+        neighbour = min(near, key=lambda other: np.hypot(component.x - other.x, component.y - other.y))
+        one = copy.copy(neighbour)
+        one.cont += component.cont if one.has_cont else 0.0
+        one.errors = {}
+        if -search.fit.in_place_of([neighbour, component], [one]) < needed(search, component):
+            if _replace(search, [neighbour, component], [one]):
+                search.refused.append(component)
+                changes += 1
+    return changes
+
+
+def _replace(search: Search, old: list[Component], new: list[Component]) -> bool:
+    """Put components in the place of others and fit all. False, and all is as before, when one of them gets lost."""
+    saved = [(component, copy.copy(component)) for component in search.components]
+    search.components = [c for c in search.components if c not in old] + new
+    refine(search, [])
+    if all(component in search.components for component in new):
+        return True
+    for component, before in saved:
+        component.__dict__.update(before.__dict__)
+    search.components = [component for component, _ in saved]
+    search.fit.update_residual(search.components)
+    renew_noise(search)
+    return False
