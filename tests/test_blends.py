@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from casa_deepfocus.core.complexes import chains
-from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.component import Component
+from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import shape_to_covariance
 from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.core.psf import Imager

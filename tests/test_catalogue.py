@@ -10,8 +10,8 @@ from skimage.feature import peak_local_max
 
 from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.complexes import chains, join
+from casa_deepfocus.core.component import NAMES, Component
 from casa_deepfocus.core.cube import C_KMS, Cube
-from casa_deepfocus.core.fit import NAMES, Component
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.reliability import NoisePeaks
 

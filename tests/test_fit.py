@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from casa_deepfocus.core.fit import NAMES, Component, JointFit, groups_of
+from casa_deepfocus.core.component import NAMES, Component
+from casa_deepfocus.core.fit import JointFit, groups_of
 from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.psf import Imager, gaussian_transform
 from sim.psflib import load_library

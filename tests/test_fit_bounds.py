@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from casa_deepfocus.core import fit as fitting
-from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.component import Component
+from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.psf import Imager, gaussian_psf
 from casa_deepfocus.pipeline import Options, joint

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.detection import integrated_map
-from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.noise import channel_noise, inverse_variance
 from casa_deepfocus.core.outside import OutsideSource, Patterns, find_outside, refine_outside, within
 from casa_deepfocus.core.psf import Imager

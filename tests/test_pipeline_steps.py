@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from casa_deepfocus.core.boxes import Box
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import Blob, DetectionMap, strongest_window
-from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import shape_to_covariance
 from casa_deepfocus.core.psf import Imager, gaussian_psf, gaussian_transform
 from casa_deepfocus.core.spectra import Peak

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from casa_deepfocus.core import catalogue as cat
-from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.component import Component
+from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.primarybeam import local_beam, on_sky
 from casa_deepfocus.core.psf import Imager

@@ -16,8 +16,8 @@ from astropy.coordinates import Angle
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.geometry import covariance_to_shape, peak_over_flux, shape_to_covariance
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
 from casa_deepfocus.core.primarybeam import OnSky, local_beam, on_sky

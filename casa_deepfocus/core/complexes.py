@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.fit import NAMES, Component
+from casa_deepfocus.core.component import NAMES, Component
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape
 
 LEAST = 4

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, optimize
 
-from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.component import Component
+from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.psf import gaussian_transform
 
 LEAST_PART = 0.02

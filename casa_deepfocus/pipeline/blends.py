@@ -12,7 +12,7 @@ import copy
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.pipeline.joint import refine, renew_noise
 from casa_deepfocus.pipeline.state import Search

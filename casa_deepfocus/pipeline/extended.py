@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
 from casa_deepfocus.core.scales import CoarseCube, WidePeak

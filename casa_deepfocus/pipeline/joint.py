@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.pipeline.lines import KnownLine, same_source
 from casa_deepfocus.pipeline.state import LEAST_PART, Search

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.deblending import Candidate, decide, merge_candidates
 from casa_deepfocus.core.detection import Blob, DetectionMap, strongest_window
-from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.focusing import focus
 from casa_deepfocus.core.noise import blank_to_zero, inverse_variance, robust_rms
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, STAMP, deep_gru_input

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core.boxes import Box
-from casa_deepfocus.core.fit import Component
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.flux import continuum_image, line_emission_image, line_flux, off_line_weights
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, shape_to_covariance
 from casa_deepfocus.core.model3d import observed_covariance, source_mask

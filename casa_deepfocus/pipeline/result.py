@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from casa_deepfocus import __version__
 from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.complexes import chains, join
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import DetectionMap, LineSearch, integrated_map
-from casa_deepfocus.core.fit import Component
 from casa_deepfocus.core.focusing import crop_origin, focus, refine_position
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask

@@ -14,10 +14,11 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.deblending import Candidate, GraphThresholds
 from casa_deepfocus.core.detection import Blob, DetectionMap
-from casa_deepfocus.core.fit import Component, JointFit
+from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.spectra import Peak
