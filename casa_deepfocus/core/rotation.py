@@ -20,10 +20,10 @@ from casa_deepfocus.core.psf import gaussian_transform
 LEAST_PART = 0.02
 """Channels with less of the line's peak are left out."""
 
-ALLOWANCE = 5.0
+ALLOWANCE = 3.0
 """Advantage in ln L that two components may have and still be one source: they have three more parameters, ..."""
 
-MISMATCH = 0.01
+MISMATCH = 0.004
 """... and a disc is no moving Gaussian: the allowance grows by this times the square of the fainter one's SNR."""
 
 
