@@ -16,17 +16,18 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.geometry import shape_to_covariance
+from casa_deepfocus.core.fit import UNRESOLVED, bounded_covariance
+from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.sizes import DENSITY, sizes
 
 BEAM = shape_to_covariance(8.9, 7.6, 85.0)
 """That of the paper's cubes [pixel^2]."""
 
-BEAM_FWHM = 8.24
+BEAM_FWHM = float(np.sqrt(np.prod(covariance_to_shape(BEAM)[:2])))
 """Its geometric mean [pixel]."""
 
-UNRESOLVED = -0.1
-"""Least variance along an axis that the fit allows [beam variance]."""
+BEAM_VARIANCE = 0.5 * float(BEAM[0] + BEAM[1])
+"""That along an axis, on the average [pixel^2]."""
 
 DENSITIES = ((2.0, 2.0), DENSITY)
 
@@ -73,14 +74,6 @@ def error_matrix(covariance: NDArray, snr: float) -> NDArray[np.float64]:
     return np.linalg.inv(4.0 * np.pi**4 * fourth - np.outer(slopes, slopes)) / snr**2
 
 
-def bounded(covariance: NDArray) -> NDArray[np.float64]:
-    """The covariance with no variance below what the fit allows."""
-    values, axes = np.linalg.eigh(np.asarray(covariance)[[0, 2, 2, 1]].reshape(2, 2))
-    least = UNRESOLVED * 0.5 * float(BEAM[0] + BEAM[1])
-    out = axes @ np.diag(np.maximum(values, least)) @ axes.T
-    return np.array([out[0, 0], out[1, 1], out[0, 1]])
-
-
 def measure(n: int, seed: int) -> list[dict[str, Any]]:
     """A row for each population and density: bias, its standard error, scatter, and share within the error."""
     rows = []
@@ -91,7 +84,8 @@ def measure(n: int, seed: int) -> list[dict[str, Any]]:
             true[index] = draw(rng)
             exact = shape_to_covariance(*true[index], rng.uniform(0.0, 180.0))
             snr = float(np.exp(rng.uniform(np.log(10.0), np.log(120.0))))
-            fitted = bounded(rng.multivariate_normal(exact, error_matrix(exact, snr)))
+            fitted = rng.multivariate_normal(exact, error_matrix(exact, snr))
+            fitted = bounded_covariance(fitted, UNRESOLVED * BEAM_VARIANCE, np.inf)
             matrix = error_matrix(fitted, snr)
             for number, density in enumerate(DENSITIES):
                 found[number, index] = sizes(fitted, matrix, density)
@@ -123,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(rows) + "\n")
         return 0
-    sys.stdout.write(f"found minus true [pixel], SNR 10 to 120, beam {BEAM_FWHM} pixels; density major^a minor^b\n")
+    sys.stdout.write(f"found minus true [pixel], SNR 10 to 120, beam {BEAM_FWHM:.2f} pixels; density major^a minor^b\n")
     sys.stdout.write("population                        a, b      major: bias          std    in error   minor\n")
     for row in rows:
         values = "   ".join(

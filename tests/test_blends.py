@@ -62,6 +62,17 @@ def test_a_pair_that_one_gaussian_was_fitted_to_comes_apart(sources, start):
     assert blends.settle(search) == 0, "what was looked at is left alone, and both are needed"
 
 
+def test_the_motion_with_the_channel_goes_from_one_source_to_the_other():
+    search = fitted(APART, [(47.5, 47.5, 24.0, 12.0)])
+    (single,) = search.components
+    gain, motion = search.fit.drift(single)
+    assert gain > blends.MOVING and motion[0] > 0.0, "the source at higher x has the higher channel"
+    low, high = blends.halves(search, single)[-1]
+    assert low.chan < single.chan < high.chan and low.x < single.x < high.x
+    still = fitted(ONE, [(47.0, 48.0, 24.0, 6.0)])
+    assert still.fit.drift(still.components[0])[0] < blends.MOVING
+
+
 def test_one_source_stays_one():
     search = fitted(ONE, [(47.0, 48.0, 24.0, 6.0)])
     before = [component.vector() for component in search.components]
@@ -98,8 +109,13 @@ def test_what_gets_lost_puts_all_back(monkeypatch):
     search = fitted(EQUAL, [(47.5, 47.7, 24.2, 5.0)])
     (single,) = search.components
     before = single.vector()
-    monkeypatch.setattr(blends, "refine", lambda search, new: search.components.clear())
-    assert blends.split(search) == 0
+
+    def lose(search, new):
+        search.refused += search.components
+        search.components = []
+
+    monkeypatch.setattr(blends, "refine", lose)
+    assert blends.split(search) == 0 and not search.refused
     assert search.components == [single] and np.array_equal(single.vector(), before)
 
 

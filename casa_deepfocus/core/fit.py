@@ -32,6 +32,9 @@ _SPATIAL = {"x": 1, "y": 2, "sxx": 3, "syy": 4, "sxy": 5}
 MOST_BEAMS = 40.0
 """Largest variance of a component along an axis [beam variance]: 6.3 beams."""
 
+UNRESOLVED = -0.1
+"""Smallest variance of a component along an axis [beam variance]."""
+
 LARGEST_PART = 0.5
 """Largest FWHM of a component [side of the part of the image with data]; of a larger one hardly anything is seen."""
 
@@ -310,7 +313,7 @@ class _Group:
             if not component.has_line:
                 vector[8] = max(vector[8], 0.0)
             if component.fit_shape:
-                vector[2:5] = _bounded_covariance(vector[2:5], -0.1 * self.beam_variance, self.largest)
+                vector[2:5] = bounded_covariance(vector[2:5], UNRESOLVED * self.beam_variance, self.largest)
         return out
 
     def apply(self, residual: NDArray) -> None:
@@ -366,8 +369,11 @@ def _ratio(value: float, error: float) -> float:
     return float(value / error) if error > 0 else 0.0
 
 
-def _bounded_covariance(covariance: NDArray, least: float, largest: float) -> NDArray:
-    """Covariance with eigenvalues within bounds, a small negative one below: unresolved stays unbiased, not wild."""
+def bounded_covariance(covariance: NDArray, least: float, largest: float) -> NDArray[np.float64]:
+    """(3,) [pixel^2] : a covariance (3,) with its variances along the axes within bounds [pixel^2].
+
+    A small negative one is allowed below: the unresolved stay unbiased, not wild.
+    """
     matrix = np.array([[covariance[0], covariance[2]], [covariance[2], covariance[1]]])
     values, axes = np.linalg.eigh(matrix)
     values = np.clip(values, least, largest)

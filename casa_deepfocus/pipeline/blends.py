@@ -52,12 +52,6 @@ def needed(search: Search, component: Component) -> float:
     return 0.5 * (MARGIN * search.limit(kind)) ** 2
 
 
-def stands(search: Search, component: Component) -> bool:
-    """Whether a component is bright enough by itself."""
-    line = component.has_line and component.snr_line >= search.limit("line")
-    return bool(line or (component.has_cont and component.snr_cont >= search.limit("integrated")))
-
-
 def split(search: Search) -> int:
     """Make two of each component that two describe better. Number of components that became two."""
     changes = 0
@@ -70,7 +64,7 @@ def split(search: Search) -> int:
             gain = search.fit.in_place_of([component], two)
             faint = min(two, key=total_snr)
             gain -= needed(search, faint) + MISMATCH * total_snr(faint) ** 2
-            if gain > best and all(stands(search, half) for half in two):
+            if gain > best and all(search.stands(half) for half in two):
                 best, pair = gain, two
         if pair is not None and _replace(search, [component], pair):
             changes += 1
@@ -98,6 +92,7 @@ def halves(search: Search, component: Component) -> list[list[Component]]:
 
 
 def _pair(component: Component, away: NDArray, covariance: NDArray, channels: float) -> list[Component]:
+    """Two components at -away and +away (2,) [pixel] and at -channels and +channels [chan] of one."""
     two = []
     for side in (-1.0, 1.0):
         half = copy.copy(component)
@@ -137,14 +132,14 @@ def merge(search: Search) -> int:
 
 def _replace(search: Search, old: list[Component], new: list[Component]) -> bool:
     """Put components in the place of others and fit all. False, and all is as before, when one of them gets lost."""
-    saved = [(component, copy.copy(component)) for component in search.components]
+    saved, refused = [(component, copy.copy(component)) for component in search.components], list(search.refused)
     search.components = [c for c in search.components if c not in old] + new
     refine(search, [])
     if all(component in search.components for component in new):
         return True
     for component, before in saved:
         component.__dict__.update(before.__dict__)
-    search.components = [component for component, _ in saved]
+    search.components, search.refused = [component for component, _ in saved], refused
     search.fit.update_residual(search.components)
     renew_noise(search)
     return False

@@ -69,11 +69,8 @@ def refine(search: Search, new: Sequence[Component]) -> int:
 
 def _is_gone(search: Search, component: Component) -> bool:
     """Whether a source that was sure has nothing within a beam in its place."""
-    sure = (component.has_line and component.snr_line >= SURE * search.limit("line")) or (
-        component.has_cont and component.snr_cont >= SURE * search.limit("integrated")
-    )
     near = (np.hypot(component.x - other.x, component.y - other.y) <= search.beam for other in search.components)
-    return bool(sure) and not any(near)
+    return search.stands(component, SURE) and not any(near)
 
 
 def promising(search: Search, new: Sequence[Component]) -> list[Component]:
@@ -99,9 +96,7 @@ def promising(search: Search, new: Sequence[Component]) -> list[Component]:
 
 def is_promising(search: Search, component: Component) -> bool:
     """Whether a candidate fitted alone has nearly the SNR that it needs."""
-    line = component.has_line and component.snr_line >= NEARLY * search.limit("line")
-    continuum = component.has_cont and component.snr_cont >= NEARLY * search.limit("integrated")
-    return bool(line or continuum or search.is_sure_of_both(component))
+    return search.stands(component, NEARLY) or search.is_sure_of_both(component)
 
 
 def gains_without(search: Search, component: Component) -> bool:

@@ -133,7 +133,7 @@ class Result:
     noise : (nchan,) float64 [Jy/beam]
     details : list of SourceDetail, in the catalogue's order
     timings : dict, seconds of each step
-    counts : dict, blobs, peaks, candidates, rejected, sources, rounds
+    counts : dict, blobs, peaks, candidates, rejected, extended, blends, sources, rounds
     """
 
     catalogue: Table
@@ -238,6 +238,12 @@ class Search:
         """False alarms that each of the two searches, for lines and in the integrated image, may make."""
         searches = int(self.options.mode != "line") + int(self.lines)
         return self.options.false_alarms / max(searches, 1)
+
+    def stands(self, component: Component, times: float = 1.0) -> bool:
+        """Whether the line or the continuum of a component has `times` the SNR that a source needs by itself."""
+        line = component.has_line and component.snr_line >= times * self.limit("line")
+        continuum = component.has_cont and component.snr_cont >= times * self.limit("integrated")
+        return bool(line or continuum)
 
     def is_sure_of_both(self, component: Component) -> bool:
         """Whether a line and a continuum that are too faint each are too much for noise at one place."""
