@@ -9,6 +9,7 @@ import pytest
 
 from casa_deepfocus import params
 from casa_deepfocus.errors import ParameterError
+from casa_deepfocus.pipeline import Options
 
 OWN = "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models keepimages"
 TCLEAN = (
@@ -42,11 +43,12 @@ def test_defaults(spec: params.TaskSpec) -> None:
         False,
         "both",
         5.0,
-        0.001,
+        0.00025,
         "auto",
         "",
         False,
     ]
+    assert (Options.minsnr, Options.false_alarms) == (defaults["minsnr"], defaults["falsealarms"])
     defaults["imsize"].append(100)
     assert spec.defaults()["imsize"] == []
 

@@ -30,6 +30,7 @@ from astropy.table import Table
 from benchmarks.peers import catalogues
 from benchmarks.peers.field import Field, write_field
 from benchmarks.peers.process import Cost, PeerError, run_measured
+from casa_deepfocus.pipeline import Options
 
 MF3D_LOWEST = 5.0
 """[sigma] Its features below are not looked at: they are by the thousand."""
@@ -272,7 +273,7 @@ FINDERS: dict[str, Finder] = {
             "deepfocus",
             lambda places: "" if importlib.util.find_spec("onnxruntime") else "this Python has no onnxruntime",
             _deepfocus,
-            {"models": "", "false_alarms": 0.001},
+            {"models": "", "false_alarms": Options.false_alarms},
         ),
         Finder(
             "pybdsf",

@@ -91,8 +91,8 @@ def check(parameters: Mapping[str, Any]) -> Request:
         )  # fmt: skip
     mode = _one_of("mode", values["mode"], state.MODES)
     _one_of("device", values["device"], runner.DEVICES)
-    minsnr = _positive("minsnr", values["minsnr"], "5")
-    falsealarms = _positive("falsealarms", values["falsealarms"], "0.001")
+    minsnr = _positive("minsnr", values["minsnr"])
+    falsealarms = _positive("falsealarms", values["falsealarms"])
     models = str(values["models"] or "")
     runner.find_folder(models)
     for name in ("psf", "pb"):
@@ -165,9 +165,10 @@ def _names(vis: Any) -> tuple[str, ...]:
     return tuple(str(item).rstrip("/") for item in items if str(item))
 
 
-def _positive(name: str, value: Any, advice: str) -> float:
+def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ParameterError(name, value, "must be a positive number", f"{advice} is a good choice")
+        default = params.sdeepfocus().defaults()[name]
+        raise ParameterError(name, value, "must be a positive number", f"{default:g} is the default")
     return float(value)
 
 

@@ -75,7 +75,7 @@ class Options:
 
     mode: str = "both"
     minsnr: float = 5.0
-    false_alarms: float = 0.001
+    false_alarms: float = 0.00025
     candidates: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
     hint: float = 0.05
@@ -90,9 +90,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ParameterError("mode", self.mode, "not a mode", f"Use one of {', '.join(MODES)}")
-        for name, default in (("minsnr", 5), ("false_alarms", 0.001), ("candidates", 1)):
+        for name in ("minsnr", "false_alarms", "candidates"):
             if not getattr(self, name) > 0:
-                raise ParameterError(name, getattr(self, name), "must be positive", f"{default} is the default")
+                default = getattr(type(self), name)
+                raise ParameterError(name, getattr(self, name), "must be positive", f"{default:g} is the default")
 
 
 @dataclass
