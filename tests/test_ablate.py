@@ -25,9 +25,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """Blobs Finder and Deep GRU after one step."""
+    """Blobs Finder, Deep GRU and a ResNet after one step."""
     out = tmp_path_factory.mktemp("stage1")
-    for name in ("blobs_finder", "deep_gru"):
+    for name in ("blobs_finder", "deep_gru", "flux"):
         train.train(train.configure(name, steps=1, batch=2, validation_batches=1, device="cpu"), out)
     return out
 
@@ -108,6 +108,27 @@ def test_the_first_stage_is_compared_as_it_is(monkeypatch, first):
     assert {"recall", "precision", "loss"} <= set(row) and row["loss"] > 0.0
 
 
+def test_students_start_alike_and_differ_in_what_they_learn_from(monkeypatch, first):
+    monkeypatch.setitem(ablate.BATCH, "flux", 16)
+    comparison, rate = ablate.compare("distil", "flux", 1, first)
+    teacher, *students = comparison.variants
+    batch = comparison.make(1, 0, "train")
+    with torch.no_grad():
+        said = teacher.output(teacher.network, batch.inputs)
+        outputs = [v.output(v.network.eval(), batch.inputs) for v in students]
+    torch.testing.assert_close(batch.truth[variants.TEACHER], said)
+    assert torch.equal(batch.inputs, train.make_batch("flux", 1, 0, 16).inputs)
+    assert all(torch.equal(outputs[0], output) for output in outputs)
+    true, taught, both = (float(v.loss(outputs[0], batch)) for v in students)
+    assert true != taught and both == pytest.approx(0.5 * (true + taught))
+    # Who says what the teacher says has nothing left to learn from it.
+    assert float(students[1].loss(said, batch)) < 1e-9 < taught
+    trained = ablate.train_variants(comparison, 1, 2, rate, lambda text: None)
+    data = [comparison.make(7, step, "val") for step in range(4)]
+    rows = [comparison.score(v, network, data) for v, network in zip(comparison.variants, trained, strict=True)]
+    assert len({row["mean_absolute"] for row in rows}) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -115,6 +136,8 @@ def test_the_first_stage_is_compared_as_it_is(monkeypatch, first):
         ({"what": "resnet", "network": "deep_gru"}, "network='deep_gru'"),
         ({"what": "second", "network": "blobs_finder"}, "network='blobs_finder'"),
         ({"what": "second", "network": "flux"}, "--from RUN"),
+        ({"what": "distil", "network": "flux"}, "--from RUN"),
+        ({"what": "distil", "network": "deep_gru"}, "network='deep_gru'"),
         ({"what": "resnet", "steps": 0}, "steps=0"),
     ],
 )

@@ -6,6 +6,7 @@ All variants see the same batches, made once a step, and are scored on the same 
   wrong it is (mean and log variance, Gaussian likelihood). The first variant is the shipped one.
 - `centres`: Blobs Finder with a map of the centres in place of, or beside, the map of the sources; from the weights
   of `--from`, where it is given. The first variant is the shipped one.
+- `distil`: a ResNet of the run `--from`, and fresh ones that learn the truth, its answers, or both.
 - `second`: a network of the run `--from` as it is, and trained on what its predecessors predict (second stage).
 """
 
@@ -28,7 +29,7 @@ from casa_deepfocus.errors import ParameterError
 from training import validate
 from training.networks import RESNETS
 from training.train import BATCH, LEARNING_RATE, PREDECESSORS, STAGE2_LEARNING_RATE
-from training.variants import Comparison, centres, resnet, second
+from training.variants import Comparison, centres, distil, resnet, second
 
 WARMUP = 30
 AVERAGE = 0.99
@@ -37,7 +38,7 @@ REPORT = 50
 ADAPT = 0.3
 """Part of the rate for networks that start from trained weights."""
 
-WHAT = ("resnet", "centres", "second")
+WHAT = ("resnet", "centres", "distil", "second")
 
 
 def train_variants(
@@ -99,13 +100,15 @@ def compare(what: str, network: str, seed: int, start: Path | None) -> tuple[Com
     if what == "centres":
         # Trained networks only adapt to what is new.
         return centres(BATCH["blobs_finder"], seed, start), LEARNING_RATE["blobs_finder"] * (ADAPT if start else 1.0)
-    names = RESNETS if what == "resnet" else tuple(PREDECESSORS)
+    names = RESNETS if what in ("resnet", "distil") else tuple(PREDECESSORS)
     if network not in names:
         raise ParameterError("network", network, f"not one of '{what}'", f"Choose from {', '.join(names)}")
     if what == "resnet":
         return resnet(network, BATCH[network], seed), LEARNING_RATE[network]
     if start is None:
-        raise ParameterError("from", "", "the second stage starts from the first", "Give its folder: --from RUN")
+        raise ParameterError("from", "", f"'{what}' starts from trained networks", "Give their folder: --from RUN")
+    if what == "distil":
+        return distil(network, BATCH[network], seed, start), LEARNING_RATE[network]
     return second(network, BATCH[network], start), LEARNING_RATE[network] * STAGE2_LEARNING_RATE
 
 
@@ -127,7 +130,7 @@ def ablate(
     network : str, of 'resnet' and 'second'
     steps, seed : int
     batches : int, of validation data, seed `validate.SEED`
-    start : Path, run that 'centres' and 'second' start from
+    start : Path, run that 'centres', 'distil' and 'second' start from
     progress : callable on a line of text
 
     Returns
@@ -166,11 +169,11 @@ def lines(rows: dict[str, dict[str, Any]]) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m training ablate`."""
     parser.add_argument("--what", default="resnet", help=", ".join(WHAT))
-    parser.add_argument("--network", default="fwhm_maj", help="which one, of resnet and second")
+    parser.add_argument("--network", default="fwhm_maj", help="which one, of resnet, distil and second")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batches", type=int, default=20, help="validation batches")
-    parser.add_argument("--from", dest="start", type=Path, help="run whose weights centres and second start from")
+    parser.add_argument("--from", dest="start", type=Path, help="run of trained weights, for all but resnet")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

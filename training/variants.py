@@ -31,6 +31,9 @@ LEVEL = "0.3"
 
 LOG_VARIANCE = (-10.0, 5.0)
 
+TEACHER = "teacher"
+"""What a trained network says of a batch, among its truth."""
+
 Loss = Callable[[Tensor, Batch], Tensor]
 Answer = Callable[[Tensor], Tensor]
 
@@ -206,6 +209,35 @@ def second_variants(name: str, start: Path) -> list[Variant]:
     ]
 
 
+def student_variants(name: str, seed: int, start: Path) -> list[Variant]:
+    """A trained ResNet, and fresh ones that learn the truth, its answers (distillation), or both alike."""
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(seed)
+        return CompactResNet(OUTPUTS[name], positive=name.startswith("fwhm"))
+
+    def answers(output: Tensor, batch: Batch) -> Tensor:
+        return losses.weighted_smooth_l1(output, batch.truth[TEACHER], batch.weight)
+
+    def both(output: Tensor, batch: Batch) -> Tensor:
+        return 0.5 * (_smooth_l1(output, batch) + answers(output, batch))
+
+    planes = slice(None)
+    return [
+        Variant("teacher", load_network(start / name)[0], planes, None, _whole),
+        Variant("student of the truth", fresh(), planes, _smooth_l1, _whole),
+        Variant("student of the teacher", fresh(), planes, answers, _whole),
+        Variant("student of both", fresh(), planes, both, _whole),
+    ]
+
+
+def taught_batch(name: str, size: int, teacher: nn.Module, seed: int, step: int, split: str) -> Batch:
+    """Stamps with what the teacher says of them in `truth`."""
+    batch = make_batch(name, seed, step, size, split)
+    with torch.no_grad():
+        return Batch(batch.inputs, batch.target, batch.weight, batch.truth | {TEACHER: teacher(batch.inputs)})
+
+
 def resnet_row(name: str, variant: Variant, network: nn.Module, data: Sequence[Batch]) -> dict[str, Any]:
     """Scores of one ResNet: `validate.resnet_scores`, the mean error, and what its stated errors are worth."""
     with torch.no_grad():
@@ -270,6 +302,13 @@ def resnet(name: str, size: int, seed: int) -> Comparison:
 def centres(size: int, seed: int, start: Path | None) -> Comparison:
     """Of Blobs Finder's target."""
     return Comparison(centre_variants(seed, start), partial(centre_batch, size), centre_row)
+
+
+def distil(name: str, size: int, seed: int, start: Path) -> Comparison:
+    """Of what a fresh ResNet learns from."""
+    variants = student_variants(name, seed, start)
+    teacher = variants[0].network.eval()
+    return Comparison(variants, partial(taught_batch, name, size, teacher), partial(resnet_row, name))
 
 
 def second(name: str, size: int, start: Path) -> Comparison:
