@@ -28,8 +28,9 @@ from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.noise import blank_to_zero
 from casa_deepfocus.core.psf import fit_beam, place_psf, psf_basis
 
-LEAST_SHARE = 0.05
-"""With less of its variance white over the pixels, the noise is taken for the interferometer's own."""
+LEAST_SHARE = 0.001
+"""With less of its variance white over the pixels, the noise is taken for the interferometer's own. Where no baseline
+measures, a model costs nothing: 1 % of white noise there is enough for two sources to look better than one."""
 
 LEAST_DENSITY = 0.3
 """With a smaller `weight_density` the weights are taken for natural ones: it is 0.01 at a robust parameter of 2, 0.9 at
