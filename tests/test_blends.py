@@ -12,6 +12,7 @@ from casa_deepfocus.core.geometry import shape_to_covariance
 from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.rotation import is_one_source
+from casa_deepfocus.core.whitening import as_natural
 from casa_deepfocus.pipeline import Options, blends, joint
 from casa_deepfocus.pipeline.state import Search
 from sim.cube import simulate_cube
@@ -32,10 +33,15 @@ APART = [
 ONE = [Source(47.0, 48.0, 5.0, 3.0, 20.0, line=0.04, chan=24.0, line_fwhm=6.0, continuum=0.006)]
 
 
-def fitted(sources, starts, seed=1):
-    """A search whose components start at (x, y, channel, line width) and are fitted."""
-    cube = simulate_cube(sources, Coverage(), GRID, 1e-3, np.random.default_rng(seed))
+def fitted(sources, starts, seed=1, white=0.0, natural=True):
+    """A search whose components start at (x, y, channel, line width) and are fitted; `white` [Jy/beam] over pixels."""
+    rng = np.random.default_rng(seed)
+    cube = simulate_cube(sources, Coverage(), GRID, 1e-3, rng)
+    cube = cube.with_data(cube.data + np.float32(white) * rng.standard_normal(cube.data.shape, np.float32))
     sigma = channel_noise(cube.data)
+    if natural:
+        cube, _ = as_natural(cube, sigma)
+        sigma = channel_noise(cube.data)
     imager = Imager(cube.psf, cube.shape)
     fit = JointFit(cube.data, sigma, imager, cube.beam_covariance())
     search = Search(cube, FilterNetworks(), Options(), sigma, fit, imager, np.zeros(cube.shape, np.float32))
@@ -60,6 +66,17 @@ def test_a_pair_that_one_gaussian_was_fitted_to_comes_apart(sources, start):
     for source, (x, y) in zip(sources, places(search), strict=True):
         assert (x, y) == pytest.approx((source.x, source.y), abs=0.7)
     assert blends.settle(search) == 0, "what was looked at is left alone, and both are needed"
+
+
+def test_a_little_white_noise_makes_no_pair_of_one_source():
+    def gain(natural):
+        search = fitted(ONE, [(47.0, 48.0, 24.0, 6.0)], white=2e-4, natural=natural)
+        (single,) = search.components
+        return max(search.fit.in_place_of([single], two) for two in blends.halves(search, single))
+
+    # 4 % of the variance is white. Where no baseline measures, two small components cost nothing and fit the noise.
+    assert gain(natural=False) > 2.0 * gain(natural=True)
+    assert gain(natural=True) < 10.0
 
 
 def test_the_motion_with_the_channel_goes_from_one_source_to_the_other():

@@ -130,7 +130,18 @@ def test_a_cube_without_white_noise_is_left_alone():
     cube = cube_with(1.0, 1.0)
     natural, was = as_natural(cube, channel_noise(cube.data))
     assert was.white == pytest.approx(0.5, abs=0.03) and was.density == 0.0 and natural is not cube
-    assert str(was).startswith(f"{100 * was.white:.0f} per cent")
+    assert str(was).startswith(f"{100 * was.white:.1f} per cent")
+
+
+@pytest.mark.parametrize("share", [0.003, 0.02])
+def test_a_little_white_noise_is_filtered_too(share):
+    cube = cube_with(np.sqrt(share), np.sqrt(1.0 - share), [BRIGHT])
+    sigma = channel_noise(cube.data)
+    natural, was = as_natural(cube, sigma)
+    assert was.white == pytest.approx(share, rel=0.25) and natural is not cube
+    # Nothing else changes: the beam is the same, and nearly all of the noise.
+    np.testing.assert_allclose(natural.beams[:, 0], cube.beams[:, 0], rtol=0.05)
+    np.testing.assert_allclose(channel_noise(natural.data), sigma, rtol=0.05)
 
 
 def test_without_a_measured_psf_nothing_is_filtered():

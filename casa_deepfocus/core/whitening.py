@@ -76,7 +76,7 @@ class NoiseModel:
 
     def __str__(self) -> str:
         if self.white:
-            return f"{100 * self.white:.0f} per cent of the noise's variance is white over the pixels"
+            return f"{100 * self.white:.1f} per cent of the noise's variance is white over the pixels"
         if self.density:
             return f"Briggs weights, {1.0 - self.density:.2f} of the natural ones where most visibilities are"
         return "natural weighting's noise"
