@@ -105,7 +105,7 @@ def test_a_disc_is_not_cut_in_two():
     assert single.snr_line > 30
     blends.split(search)
     chained = chains(search.components, search.cube.beam_covariance(),
-                     one_source=lambda one, other: is_one_source(search.fit, one, other))  # fmt: skip
+                     one_source=lambda members: is_one_source(search.fit, members))  # fmt: skip
     assert len(chained) == 1
 
 

@@ -111,6 +111,9 @@ def test_a_chain_is_one_source_a_pair_is_two():
     second.x += 1.0
     assert chains([first, second], beam) == [[0], [1]], "nine tenths of a beam apart"
     assert chains(galaxy(3), beam) == [[0, 1, 2]], "a disc: its channels run along it"
+    assert chains(galaxy(3), beam, one_source=lambda members: len(members) == 3) == [[0, 1, 2]]
+    assert chains(galaxy(3), beam, one_source=lambda members: False) == [[0], [1], [2]], "three continua"
+    assert chains(galaxy(4), beam, one_source=lambda members: False) == [[0, 1, 2, 3]], "what is extended"
     first, middle, last = galaxy(3)
     first.chan, middle.chan, last.chan = 8.0, 14.0, 11.0
     assert chains([first, middle, last], beam) == [[0], [1], [2]], "three sources in a row"
@@ -122,10 +125,10 @@ def test_a_chain_is_one_source_a_pair_is_two():
     horns = [component(x=30.0 + i, y=30.0, chan=20.0 + 5 * i, fwhm=4.0) for i in (-0.5, 0.5)]
     assert chains(horns, beam) == [[0], [1]], "nothing says that they are one"
     asked = []
-    assert chains(horns, beam, one_source=lambda *pair: not asked.append(pair)) == [[0, 1]]
-    assert asked == [(horns[0], horns[1])]
+    assert chains(horns, beam, one_source=lambda members: not asked.append(members)) == [[0, 1]]
+    assert asked == [horns]
     third = component(x=33.4, y=31.0, chan=22.0, fwhm=4.0)
-    one = chains([*horns, third], beam, one_source=lambda *pair: third not in pair)
+    one = chains([*horns, third], beam, one_source=lambda members: third not in members)
     assert one == [[0, 1], [2]], "a disc and its neighbour"
     apart = [*galaxy(4), component(x=60.0, y=60.0), component(x=29.0, y=30.0, chan=28.0)]
     assert sorted(chains(apart, beam), key=len) == [[4], [5], [0, 1, 2, 3]]
@@ -149,7 +152,7 @@ def test_absorption_is_joined_like_emission_and_never_with_it():
         member.flags.add("absorption")
     beam = shape_to_covariance(5.0, 4.0, 20.0)
     assert chains(dark, beam) == [[0, 1, 2, 3, 4, 5]]
-    assert chains([bright[0], dark[1]], beam, one_source=lambda one, other: True) == [[0], [1]]
+    assert chains([bright[0], dark[1]], beam, one_source=lambda members: True) == [[0], [1]]
     emission, absorption = join(bright, NCHAN), join(dark, NCHAN)
     assert absorption.absorption and "absorption" in absorption.flags and not emission.absorption
     assert absorption.line_flux()[0] == pytest.approx(-emission.line_flux()[0])

@@ -4,7 +4,8 @@ A rotating disc is not a Gaussian times a line. The joint fit describes it by a 
 that overlap their neighbours on the sky and in frequency. Three such components are a blend, unless all
 lie within half a beam of their centre (the two horns and the middle of one line), or in a row along which
 the channel runs one way (the two sides and the middle of a resolved disc). A longer chain is one extended
-object. Two are a blend, unless something that knows the data says that they are one (core.rotation).
+object. Two are a blend, unless something that knows the data says that they are one, and the three are one unless it
+says that they are not (core.rotation).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def chains(
     components: Sequence[Component],
     beam_covariance: NDArray,
     least: int = LEAST,
-    one_source: Callable[[Component, Component], bool] | None = None,
+    one_source: Callable[[Sequence[Component]], bool] | None = None,
 ) -> list[list[int]]:
     """Components of each source, as indices: long chains together, everything else by itself.
 
@@ -57,7 +58,8 @@ def chains(
     components : sequence of Component
     beam_covariance : (3,) [pixel^2]
     least : int, shorter chains are blends of separate sources
-    one_source : callable on two overlapping components, whether they are one; without it two never are
+    one_source : callable on two overlapping components, or on three that are ordered as a rotating disc is, whether
+        they are one; without it two never are, and three always
     """
     numbers = range(len(components))
     touching = [
@@ -68,12 +70,13 @@ def chains(
     for members in _connected(numbers, touching):
         mine = [components[member] for member in members]
         ordered = is_compact(mine, beam_covariance) or is_rotating(mine, beam_covariance)
-        if len(members) >= (min(least, LEAST_ORDERED) if ordered else least):
+        few = ordered and min(least, LEAST_ORDERED) <= len(members) < least
+        if len(members) >= least or (few and (one_source is None or one_source(mine))):
             out.append(members)
         else:
             pairs = [
                 (one, other) for one, other in touching
-                if one in members and one_source is not None and one_source(components[one], components[other])
+                if one in members and one_source is not None and one_source([components[one], components[other]])
             ]  # fmt: skip
             out += _connected(members, pairs)
     return out

@@ -567,8 +567,15 @@ class JointFit:
         response = float(image @ group.start_dirty[0])
         return group.start_spectra[0] + (group.residual @ image) / response
 
-    def lines_on_stamp(self, components: Sequence[Component]) -> tuple[_Stamp, NDArray[np.float32], NDArray]:
-        """The patch of sky around components, the data there without anything but their lines, and the PSF's transform.
+    def parts_on_stamp(
+        self, components: Sequence[Component], spectra: NDArray[np.float64]
+    ) -> tuple[_Stamp, NDArray[np.float32], NDArray]:
+        """The patch of sky around components, the data there with a part of their flux only, and the PSF's transform.
+
+        Parameters
+        ----------
+        components : sequence of Component, whose shapes count
+        spectra : (n, nchan) [Jy], what stays of each
 
         Returns
         -------
@@ -577,8 +584,7 @@ class JointFit:
         psf : (size, size // 2 + 1) float64
         """
         group = self._group(components)
-        lines = np.array([component.line_spectrum(group.nchan) for component in components])
-        data = group.residual + (lines.T @ group.start_dirty).astype(np.float32)
+        data = group.residual + (np.asarray(spectra).T @ group.start_dirty).astype(np.float32)
         size = group.stamp.size
         psf = fft.rfft2(place_psf(self.imager.plane(group._reference_channel()), (size, size))).real
         return group.stamp, data.reshape(group.nchan, size, size), psf
