@@ -75,6 +75,17 @@ def test_three_continua_in_a_row_are_three_sources():
     assert rotation.is_one_source(dark, parts), "without continua the order of the channels decides"
 
 
+def test_flagged_channels_are_no_part_of_the_continuum():
+    sources = [Source(x, y, 4.0, 3.0, 30.0, line=0.03, chan=chan, line_fwhm=5.0, continuum=0.02) for x, y, chan in ROW]
+    cube = observed(sources)
+    fit, parts = fitted(cube, ROW, continuum=0.02)
+    whole = rotation.advantage_of_continua(fit, parts)
+    data = cube.data.copy()
+    data[32:] = np.nan
+    fit, parts = fitted(cube.with_data(data), ROW, continuum=0.02)
+    assert rotation.advantage_of_continua(fit, parts) == pytest.approx(2.0 / 3.0 * whole, rel=0.15)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_continuum_of_a_disc_is_one(seed):
     turning = disc(48.0, 47.0, 12.0, 60.0, Rotation(6.0, 1.2, 2.0, 50.0), line=0.06, chan=24.0, continuum=0.02)

@@ -26,7 +26,8 @@ LEAST_PART = 0.02
 """Channels with less of the line's peak are left out."""
 
 ALLOWANCE = 3.0
-"""Advantage in ln L that two components may have and still be one source: they have three more parameters, ..."""
+"""Advantage in ln L that two components may have and still be one source: they have three more parameters; for each
+further component as much again, ..."""
 
 MISMATCH = 0.004
 """... and a disc is no moving Gaussian: the allowance grows by this times the square of the fainter one's SNR."""
@@ -42,7 +43,11 @@ def is_one_source(fit: JointFit, members: Sequence[Component]) -> bool:
     Parameters
     ----------
     fit : JointFit, whose residual is up to date
-    members : sequence of Component, fitted
+    members : sequence of Component, fitted; two, or three that are in order
+
+    Returns
+    -------
+    bool
     """
     if len(members) == 2 and advantage_of_two(fit, members) > _allowed(min(m.snr_line for m in members), 2):
         return False
