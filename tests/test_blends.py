@@ -109,6 +109,45 @@ def test_a_disc_is_not_cut_in_two():
     assert len(chained) == 1
 
 
+def continuum_between_lines(search, place, lines):
+    """Fit a continuum without a line at (x, y) and lines without continuum at (x, y, channel); the continuum."""
+    shape = shape_to_covariance(4.0, 4.0, 0.0)
+    middle = Component(*place, shape, cont=0.01, has_cont=True, has_line=False)
+    search.components = [middle] + [
+        Component(x, y, shape, amp=0.02, chan=chan, fwhm=5.0, has_cont=False) for x, y, chan in lines
+    ]
+    search.fit.fit(search.components)
+    return middle
+
+
+def test_two_lines_take_the_continuum_between_them():
+    pair = [
+        Source(45.3, 49.4, 4.6, 3.7, 20.0, line=0.02, chan=29.0, line_fwhm=5.0, continuum=0.006),
+        Source(48.4, 47.1, 5.0, 4.2, 70.0, line=0.02, chan=19.0, line_fwhm=5.0, continuum=0.006),
+    ]
+    search = fitted(pair, [])
+    between = continuum_between_lines(search, (46.8, 48.2), [(45.3, 49.4, 29.0), (48.4, 47.1, 19.0)])
+    assert between.snr_cont > 30
+    assert blends.share(search) == 1
+    assert between not in search.components and len(search.components) == 2
+    assert all(c.has_line and c.has_cont and c.snr_cont > 10 for c in search.components)
+    for source, (x, y) in zip(pair, places(search), strict=True):
+        assert (x, y) == pytest.approx((source.x, source.y), abs=0.7)
+    assert blends.share(search) == 0
+
+
+def test_a_third_source_between_two_keeps_its_continuum():
+    row = [
+        Source(40.0, 48.0, 3.0, 3.0, 20.0, line=0.02, chan=29.0, line_fwhm=5.0),
+        Source(47.0, 48.0, 3.0, 3.0, 20.0, continuum=0.006),
+        Source(54.0, 48.0, 3.0, 3.0, 20.0, line=0.02, chan=19.0, line_fwhm=5.0),
+    ]
+    search = fitted(row, [])
+    middle = continuum_between_lines(search, (47.0, 48.0), [(40.0, 48.0, 29.0), (54.0, 48.0, 19.0)])
+    assert blends.share(search) == 0
+    assert middle in search.components and len(search.components) == 3
+
+
 def test_a_companion_that_its_neighbour_does_without_goes():
     search = fitted(ONE, [(47.0, 48.0, 24.0, 6.0)])
     (single,) = search.components

@@ -11,7 +11,9 @@ from casa_deepfocus.core.catalogue import COLUMNS
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import DataError, ParameterError
 from casa_deepfocus.pipeline import Options, collapse, run
+from casa_deepfocus.pipeline.state import Search
 from sim.cube import simulate_cube
+from sim.defects import Defects
 from sim.response import Coverage, Grid
 from sim.sky import Source
 from tests.fake_networks import FilterNetworks
@@ -102,6 +104,21 @@ def test_same_input_same_output(cube, result):
 def test_empty_field_is_empty():
     found = run(observe([], seed=4), FilterNetworks())
     assert len(found.catalogue) == 0 and not found.mask.any() and found.counts["sources"] == 0
+    assert "dynamic_range_floor" not in found.catalogue.meta
+
+
+def test_wrong_gains_make_no_sources(monkeypatch):
+    sky = [Source(70, 60, 3, 2, 20, continuum=0.06), Source(40, 45, 3, 2, 20, line=0.02, chan=12, line_fwhm=4)]
+    gains = Defects(phase_rms=12.0, seed=2)
+    wrong = simulate_cube(
+        sky, Coverage(), Grid(npix=128, nchan=24), NOISE, np.random.default_rng(2), defects=gains
+    )  # fmt: skip
+    told: list[str] = []
+    table = run(wrong, FilterNetworks(), log=told.append).catalogue
+    assert [round(value) for value in sorted(table["x"])] == [40, 70]
+    assert table.meta["dynamic_range_floor"] > 1.3 and any(text.startswith("dynamic range") for text in told)
+    monkeypatch.setattr(Search, "measure_floor", lambda self: None)
+    assert len(run(wrong, FilterNetworks()).catalogue) > 2, "the gains' errors are there to be seen"
 
 
 def test_mode_line_reports_no_continuum(cube):

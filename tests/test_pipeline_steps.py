@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from casa_deepfocus.core.boxes import Box
 from casa_deepfocus.core.component import Component
@@ -286,6 +287,41 @@ def test_a_line_and_a_continuum_at_one_place_bear_each_other_out():
     assert search.components == [both]
     assert not search.is_sure_of_both(line_at(45, 30, snr_line=4.5, snr_cont=4.5)), "below minsnr"
     assert not search.is_sure_of_both(line_at(45, 30, snr_line=5.1, snr_cont=3.0)), "noise can do both"
+
+
+def test_a_line_on_a_sure_continuum_is_to_be_sure_by_itself():
+    search = make_search()
+    sure, doubtful = line_at(20, 30, snr_line=4.6, snr_cont=20.0), line_at(45, 30, snr_line=4.3, snr_cont=20.0)
+    search.components = [sure, doubtful]
+    assert joint.prune(search) and search.components == [sure, doubtful]
+    assert sure.has_line and not doubtful.has_line and doubtful.has_cont
+
+
+def test_continua_stand_out_of_what_errors_of_the_gains_leave():
+    search = make_search()
+    limits = {kind: search.limit(kind) for kind in ("integrated", "line")}
+    search.measure_floor()
+    assert search.floor == pytest.approx(1.0, abs=0.03), "noise alone"
+    # A pattern in all channels alike, of twice the noise in the integrated image.
+    pattern = np.random.default_rng(3).standard_normal(search.cube.shape).astype(np.float32)
+    pattern = ndimage.gaussian_filter(pattern, BEAM / 2.355)
+    pattern *= 2.0 / (pattern.std() * np.sqrt((1.0 / search.sigma**2).sum()))
+    search.fit.data += pattern
+    search.fit.update_residual([])
+    search.measure_floor()
+    assert 1.5 < search.floor < 2.6, "two and one in squares, less what few beams may pretend"
+    assert search.limit("integrated") == pytest.approx(search.floor * limits["integrated"])
+    assert search.limit("line") == limits["line"], "a pattern that all channels have is subtracted as a continuum"
+    low = 0.5 * (limits["integrated"] + search.limit("integrated"))
+    faint = line_at(30, 30, has_line=False, snr_cont=low)
+    noise = line_at(10, 10, has_line=False, snr_cont=0.9 * limits["integrated"])
+    search.components = [faint, noise]
+    assert joint.prune(search) and search.components == []
+    assert search.refused == [noise], "what lies below the floor alone may come back once the pattern is explained"
+    lines = make_search(mode="line")
+    lines.fit.residual += pattern
+    lines.measure_floor()
+    assert lines.floor == 1.0
 
 
 def test_a_wide_line_does_not_share_its_channels_with_a_continuum_that_is_not_there():

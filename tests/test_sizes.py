@@ -94,7 +94,7 @@ def test_sum_against_random_numbers(major, minor, snr):
     draws = np.random.default_rng(8).multivariate_normal(covariance, matrix, size=400000)
     m, d = 0.5 * (draws[:, 0] + draws[:, 1]), np.hypot(0.5 * (draws[:, 1] - draws[:, 0]), draws[:, 2])
     m, d = m[m > d], d[m > d]
-    weights = (m - d) ** 0.75 / d
+    weights = (m + d) ** -0.25 * (m - d) ** 0.75 / d
     weights /= weights.sum()
     big, small = FWHM_PER_SIGMA * np.sqrt(m + d), FWHM_PER_SIGMA * np.sqrt(m - d)
     expected = [float(weights @ big), float(weights @ small)]

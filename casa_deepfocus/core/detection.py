@@ -74,19 +74,34 @@ def integrated_map(data: NDArray[np.float32], sigma: NDArray, channels: NDArray 
 
     Returns
     -------
-    DetectionMap
+    DetectionMap; where its rms is above what independent channels give, in units of that
     """
     weights = inverse_variance(sigma)
     if channels is not None and channels.any():
         weights = np.where(channels, weights, 0.0)
-    scale = 1.0 / np.sqrt(weights.sum())
-    image = np.tensordot((weights * scale).astype(np.float32), blank_to_zero(data), axes=1)
-    image[~np.isfinite(data).any(axis=0)] = np.nan
+    image = weighted_mean(data, weights)
     rms = robust_rms(image)
     if rms > 1.0:
         image /= np.float32(rms)
     used = np.flatnonzero(weights)
     return DetectionMap(image, int(used[0]), int(used[-1]), "integrated")
+
+
+def weighted_mean(data: NDArray[np.float32], weights: NDArray) -> NDArray[np.float32]:
+    """The weighted mean over channels, in units of the error that independent channels give it.
+
+    Parameters
+    ----------
+    data : (nchan, ny, nx) float32 [Jy/beam]
+    weights : (nchan,) [(Jy/beam)^-2], 1 / sigma^2; 0 for channels that are left out
+
+    Returns
+    -------
+    (ny, nx) float32 [sigma]; NaN where no channel holds data
+    """
+    image = np.tensordot((weights / np.sqrt(weights.sum())).astype(np.float32), blank_to_zero(data), axes=1)
+    image[~np.isfinite(data).any(axis=0)] = np.nan
+    return image
 
 
 def window_widths(nchan: int) -> list[int]:

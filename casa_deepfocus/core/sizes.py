@@ -7,7 +7,7 @@ own. Taking roots of the positive eigenvalues leaves the minor axis too small on
 many at 0.
 
 Instead, sizes are averaged over all positive definite covariances, with the weight of the fit's
-normal errors and a prior density p(major, minor, angle) ~ major minor^2.5. Of sources whose axes
+normal errors and a prior density p(major, minor, angle) ~ major^0.5 minor^2.5. Of sources whose axes
 differ by more than their errors the mean would be unbiased to first order in the noise with major^2
 minor^2 (an asymptotically unbiased prior, Hartigan 1965, 10.1214/aoms/1177699988: the root's bias is
 -1/8, the posterior's skewness -3/8 and the prior's +2/4 of variance / size^3, and a density that is
@@ -16,9 +16,9 @@ is not resolved is as large as its error allows.
 
 What stays is the order of the axes. Of two that are equal within their errors the longer one found is the major
 one, so that near a round source the major axis is too long on the average and the minor one too short, by less
-than their errors. No estimate that keeps the order is free of it. The density taken, which expects rounder sources
-than the unbiased one, sets it off on the average over sources with axis ratios from about 0.2 to 1; what is left of
-other populations is printed by ``python -m benchmarks sizes``.
+than their errors. No estimate that keeps the order is free of it. The density taken, which expects rounder and
+smaller sources than the unbiased one, sets it off on the average over the sources of the paper's cubes, as the fit
+finds them; what is left of other populations is printed by ``python -m benchmarks sizes``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape
 
-DENSITY = (1.0, 2.5)
+DENSITY = (0.5, 2.5)
 """Powers of the major and of the minor axis in the prior density of a covariance's axes."""
 
 REACH = 5.0

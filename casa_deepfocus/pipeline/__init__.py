@@ -46,6 +46,7 @@ from casa_deepfocus.pipeline.result import report
 from casa_deepfocus.pipeline.state import (
     MIN_LINE_CHANNELS,
     MODES,
+    RAISED,
     Clock,
     Log,
     Networks,
@@ -148,6 +149,12 @@ def _run(
         search.count("rounds", 1)
     with clock.step("catalogue"):
         result = report(search, cube, sigma, first, clock)
+    if search.floor > RAISED:
+        log(
+            f"dynamic range: the residual image has {search.floor:.1f} times the noise, as errors of the gains leave "
+            f"it; a continuum must exceed {search.limit('integrated'):.1f} sigma"
+        )
+        result.catalogue.meta["dynamic_range_floor"] = search.floor
     if outside.sources:
         result.catalogue.meta["outside"] = outside.summary()
     result.timings = dict(clock.seconds)

@@ -35,8 +35,8 @@ MISMATCH = 0.01
 
 
 def settle(search: Search) -> int:
-    """Split what is two, join what is one. Number of changes; what was looked at once is left alone."""
-    changes = split(search) + merge(search)
+    """Split what is two, join what is one. Number of changes."""
+    changes = split(search) + share(search) + merge(search)
     search.count("blends", changes)
     return changes
 
@@ -53,7 +53,10 @@ def needed(search: Search, component: Component) -> float:
 
 
 def split(search: Search) -> int:
-    """Make two of each component that two describe better. Number of components that became two."""
+    """Make two of each component that two describe better. Number of components that became two.
+
+    What was tried once is left alone.
+    """
     changes = 0
     for component in sorted(search.components, key=lambda c: -total_snr(c)):
         if component in search.whole or component.absorption or not component.fit_shape:
@@ -107,8 +110,38 @@ def _pair(component: Component, away: NDArray, covariance: NDArray, channels: fl
     return two
 
 
+def share(search: Search) -> int:
+    """Give a continuum to the lines beside it, where they do without what has it. Number of components that went.
+
+    The continua of two sources half a beam apart come out as one source between them, which leaves two lines without
+    any, and takes a share of both.
+    """
+    changes = 0
+    for component in sorted((c for c in search.components if c.has_cont), key=lambda c: -c.snr_cont):
+        beside = [
+            other for other in search.components
+            if other is not component and other.has_line and not other.has_cont and not other.absorption
+            and np.hypot(component.x - other.x, component.y - other.y) <= search.beam
+        ]  # fmt: skip
+        if len(beside) < 2 or component.absorption or component not in search.components:
+            continue
+        heirs = []
+        for other in beside:
+            heir = copy.copy(other)
+            heir.has_cont, heir.cont, heir.slope = True, component.cont / len(beside), component.slope / len(beside)
+            heir.has_slope, heir.slope_scale, heir.errors = component.has_slope, component.slope_scale, {}
+            heirs.append(heir)
+        old = [component, *beside]
+        if -search.fit.in_place_of(old, heirs) < needed(search, component) and _replace(search, old, heirs):
+            changes += 1
+    return changes
+
+
 def merge(search: Search) -> int:
-    """Drop each companion within a beam that a refit of its neighbour does without. Number of those dropped."""
+    """Drop each companion within a beam that a refit of its neighbour does without. Number of those dropped.
+
+    What was tried once is left alone.
+    """
     changes = 0
     for component in sorted(search.components, key=total_snr):
         near = [

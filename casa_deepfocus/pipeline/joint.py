@@ -118,13 +118,14 @@ def leave_continuum(component: Component) -> bool:
 
 
 def renew_noise(search: Search) -> None:
-    """Measure the noise on the residual: bright sources' sidelobes no longer count as noise."""
+    """Measure the noise on the residual, where bright sources' sidelobes no longer count as noise, and its floor."""
     fresh = channel_noise(search.fit.residual)
     scale = np.nanmedian(fresh / search.sigma)
     if abs(scale - 1.0) > 0.01:
         search.sigma = fresh
         search.fit.set_noise(fresh)
         search.fit.measure(search.components)
+    search.measure_floor()
 
 
 def make_physical(search: Search) -> bool:
@@ -251,7 +252,8 @@ def prune(search: Search) -> bool:
         known = component.known and max(component.snr_cont, component.shown) >= limit
         faintest = search.options.known_line_snr if known else unknown
         if component.has_line and component.has_cont and search.is_sure_of_both(component):
-            faintest = 0.0
+            # Where the continuum is enough by itself it is the source that is sure, not yet its line.
+            faintest = min(faintest, search.options.known_line_snr) if component.snr_cont >= limit else 0.0
         outside = not on_data(component, search.well_inside)
         too_wide = component.has_line and not component.has_cont and component.fwhm > nchan
         if outside or too_wide or component.response < LEAST_RESPONSE:
@@ -271,7 +273,9 @@ def prune(search: Search) -> bool:
                 # Its continuum is fitted again, without the line.
                 component.snr_cont = component.shown
         if not component.has_line and component.snr_cont < limit:
-            search.refused.append(component)
+            # Below the floor alone, it is looked at again when what raises the floor is subtracted.
+            if component.snr_cont < limit / search.floor:
+                search.refused.append(component)
             changed = True
             continue
         copied = (same_source(component, other, ONE_PLACE * beam) for other in kept)

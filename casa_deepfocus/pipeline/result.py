@@ -139,7 +139,7 @@ def _reliabilities(search: Search, components: Sequence[Component]) -> NDArray:
     residual = np.where(search.inside, search.fit.residual, np.float32(np.nan))
     peaks = search.noise_peaks("integrated")
     deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
-    best = peaks.fitted().reliability([c.snr_cont for c in components], peaks.tail_scale(deepest))
+    best = peaks.fitted().reliability([c.snr_cont / search.floor for c in components], peaks.tail_scale(deepest))
     if search.lines:
         peaks = search.noise_peaks("line")
         deepest = float(LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()[0].max())

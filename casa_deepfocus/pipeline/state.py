@@ -17,8 +17,9 @@ from scipy import ndimage, stats
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.deblending import Candidate, GraphThresholds
-from casa_deepfocus.core.detection import Blob, DetectionMap
+from casa_deepfocus.core.detection import Blob, DetectionMap, weighted_mean
 from casa_deepfocus.core.fit import JointFit
+from casa_deepfocus.core.noise import inverse_variance, robust_rms
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.spectra import Peak
@@ -30,6 +31,12 @@ MIN_LINE_CHANNELS = 4
 
 MAX_INDEX = 5.0
 """Spectral index that a continuum is expected to stay below; the primary beam's own slope is in it."""
+
+RAISED = 1.1
+"""Floor of a dynamic range from which it is told."""
+
+TAIL_APART = 2.0
+"""Distance from sources [beam] at which negative peaks count as those of the floor."""
 
 LEAST_PART = 3.0
 """SNR from which a line, or a continuum, says anything about the other."""
@@ -82,7 +89,7 @@ class Options:
     rounds: int = 8
     sidelobe_margin: float = 1.5
     dynamic_range: float = 0.1
-    known_line_snr: float = 4.0
+    known_line_snr: float = 4.5
     reliability: float = 0.5
     same_position: float = 0.35
     graph: GraphThresholds = field(default_factory=GraphThresholds)
@@ -170,6 +177,8 @@ class Clock:
 class Search:
     """State of a run: the data that are fitted, and what has been found in them.
 
+    `floor` is the rms of the integrated residual over that of the channels' noise, at least 1: errors of the
+    calibration leave more of a bright continuum all over the image, and continua are to stand out of that.
     `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
     """
 
@@ -182,6 +191,7 @@ class Search:
     probability: NDArray
     components: list[Component] = field(default_factory=list)
     refused: list[Component] = field(default_factory=list)
+    floor: float = 1.0
     whole: list[Component] = field(default_factory=list)
     needed: list[Component] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -232,7 +242,8 @@ class Search:
 
     def limit(self, kind: str) -> float:
         """Fitted SNR that a source must have, found in the integrated image or in the search for lines ('line')."""
-        return max(self.options.minsnr, self.noise_peaks(kind).fitted().level(self.allowed))
+        least = max(self.options.minsnr, self.noise_peaks(kind).fitted().level(self.allowed))
+        return least * self.floor if kind == "integrated" else least
 
     @property
     def allowed(self) -> float:
@@ -248,7 +259,7 @@ class Search:
 
     def is_sure_of_both(self, component: Component) -> bool:
         """Whether a line and a continuum that are too faint each are too much for noise at one place."""
-        line, continuum = component.snr_line, component.snr_cont
+        line, continuum = component.snr_line, component.snr_cont / self.floor
         if min(line, continuum) < LEAST_PART or max(line, continuum) < self.options.minsnr:
             return False
         # One of the two was looked for everywhere, the other at its place only.
@@ -256,6 +267,27 @@ class Search:
         spectrum = NoisePeaks.of_spectrum(self.cube.nchan).fitted().expected(line)
         by_continuum = self.noise_peaks("integrated").fitted().expected(continuum) * spectrum
         return bool(by_line + by_continuum <= self.allowed)
+
+    def measure_floor(self) -> None:
+        """Set `floor`: the rms of the integrated residual, less twice the error that the number of its beams leaves.
+
+        What wrong gains leave has a longer tail than noise, on both sides: its negative peaks tell how long.
+        """
+        self.floor = 1.0
+        if self.options.mode == "line":
+            return
+        peaks = self.noise_peaks("integrated")
+        image = weighted_mean(self.fit.residual, inverse_variance(self.sigma))
+        image[~self.inside] = np.nan
+        rms = float(np.nan_to_num(robust_rms(image)))
+        self.floor = max(1.0, rms * (1.0 - np.sqrt(2.0 / peaks.number)))
+        if self.floor > RAISED:
+            # A source that is not quite a Gaussian leaves negative peaks as well, beside itself.
+            row, column = np.indices(image.shape)
+            for component in self.components:
+                image[np.hypot(column - component.x, row - component.y) < TAIL_APART * self.beam] = np.nan
+            deepest = -float(np.nanmin(image, initial=0.0))
+            self.floor = max(self.floor, deepest / peaks.level(0.5))
 
     def noise_peaks(self, kind: str) -> NoisePeaks:
         """Peaks that noise makes on the integrated image, or in the search for lines ('line')."""
