@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from casa_deepfocus.core import noise
 from casa_deepfocus.core.boxes import Box
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.detection import Blob, DetectionMap, strongest_window
+from casa_deepfocus.core.detection import Blob, DetectionMap, strongest_window, weighted_mean
 from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import shape_to_covariance
 from casa_deepfocus.core.psf import Imager, gaussian_psf, gaussian_transform
@@ -322,6 +323,46 @@ def test_continua_stand_out_of_what_errors_of_the_gains_leave():
     lines.fit.residual += pattern
     lines.measure_floor()
     assert lines.floor == 1.0
+
+
+def decrement(search, x, y, depth):
+    """Put a negative beam of `depth` sigma of the integrated image at (x, y) [pixel] into the residual."""
+    rows, columns = np.indices(search.cube.shape)
+    beam = np.exp(-4.0 * np.log(2.0) * ((columns - x) ** 2 + (rows - y) ** 2) / BEAM**2)
+    search.fit.residual -= np.float32(depth / np.sqrt((1.0 / search.sigma**2).sum())) * beam.astype(np.float32)
+
+
+def test_the_floor_by_its_rms_and_by_its_negative_peaks():
+    search = make_search()
+    peaks = search.noise_peaks("integrated")
+    sure = 1.0 - np.sqrt(2.0 / peaks.number)
+    rms = noise.robust_rms(weighted_mean(search.fit.residual, noise.inverse_variance(search.sigma)))
+    start = search.fit.residual.copy()
+    search.fit.residual *= np.float32(0.5 * (1.0 + 1.0 / sure) / rms)
+    search.measure_floor()
+    assert search.floor == 1.0, "so many beams may pretend that much"
+    search.fit.residual[:] = start
+    decrement(search, 20, 40, 12.0)
+    search.measure_floor()
+    assert search.floor == 1.0, "a hole in noise, as a cluster makes one, is no pattern all over"
+    search.fit.residual[:] = start * np.float32(2.0 / rms)
+    search.measure_floor()
+    plain = search.floor
+    assert plain >= 2.0 * sure - 1e-3
+    decrement(search, 20, 40, 30.0)
+    search.measure_floor()
+    assert search.floor == pytest.approx(30.0 / peaks.level(0.5), rel=0.25) and search.floor > 1.5 * plain
+    search.components = [line_at(20, 40, has_line=False, snr_cont=300.0)]
+    search.measure_floor()
+    assert search.floor < 1.2 * plain, "beside a source it is the source's own"
+
+
+def test_a_line_bears_out_no_continuum_below_the_floor():
+    search = make_search()
+    faint = line_at(45, 30, snr_line=search.limit("line") - 0.3, snr_cont=4.0)
+    assert search.is_sure_of_both(faint)
+    search.floor = 2.0
+    assert not search.is_sure_of_both(faint)
 
 
 def test_a_wide_line_does_not_share_its_channels_with_a_continuum_that_is_not_there():
