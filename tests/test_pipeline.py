@@ -116,6 +116,7 @@ def test_wrong_gains_make_no_sources(monkeypatch):
     told: list[str] = []
     table = run(wrong, FilterNetworks(), log=told.append).catalogue
     assert [round(value) for value in sorted(table["x"])] == [40, 70]
+    assert type(table.meta["dynamic_range_floor"]) is float, "plain, as files of meta need it"
     assert table.meta["dynamic_range_floor"] > 1.3 and any(text.startswith("dynamic range") for text in told)
     monkeypatch.setattr(Search, "measure_floor", lambda self: None)
     assert len(run(wrong, FilterNetworks()).catalogue) > 2, "the gains' errors are there to be seen"

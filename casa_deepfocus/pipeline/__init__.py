@@ -151,8 +151,8 @@ def _run(
         result = report(search, cube, sigma, first, clock)
     if search.floor > RAISED:
         log(
-            f"dynamic range: the residual image has {search.floor:.1f} times the noise, as errors of the gains leave "
-            f"it; a continuum must exceed {search.limit('integrated'):.1f} sigma"
+            f"dynamic range: the residual image has {search.floor:.1f} times the noise, as errors of the gains or "
+            f"sources that are no Gaussians leave it; a continuum must exceed {search.limit('integrated'):.1f} sigma"
         )
         result.catalogue.meta["dynamic_range_floor"] = search.floor
     if outside.sources:

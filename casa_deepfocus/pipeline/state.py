@@ -33,7 +33,7 @@ MAX_INDEX = 5.0
 """Spectral index that a continuum is expected to stay below; the primary beam's own slope is in it."""
 
 RAISED = 1.1
-"""Floor of a dynamic range from which it is told."""
+"""Floor of the dynamic range above which it is more than chance: its tail is looked at, and the caller is told."""
 
 TAIL_APART = 2.0
 """Distance from sources [beam] at which negative peaks count as those of the floor."""
@@ -177,8 +177,9 @@ class Clock:
 class Search:
     """State of a run: the data that are fitted, and what has been found in them.
 
-    `floor` is the rms of the integrated residual over that of the channels' noise, at least 1: errors of the
-    calibration leave more of a bright continuum all over the image, and continua are to stand out of that.
+    `floor` is what the integrated residual has over what the channels' noise gives, at least 1, by its rms and its
+    negative peaks: errors of the calibration leave more of a bright continuum all over the image, and continua are to
+    stand out of that.
     `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
     """
 
@@ -280,7 +281,7 @@ class Search:
         image = weighted_mean(self.fit.residual, inverse_variance(self.sigma))
         image[~self.inside] = np.nan
         rms = float(np.nan_to_num(robust_rms(image)))
-        self.floor = max(1.0, rms * (1.0 - np.sqrt(2.0 / peaks.number)))
+        self.floor = max(1.0, rms * (1.0 - float(np.sqrt(2.0 / peaks.number))))
         if self.floor > RAISED:
             # A source that is not quite a Gaussian leaves negative peaks as well, beside itself.
             row, column = np.indices(image.shape)
