@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import bounds, fidelity, networks, noise, peers, psf, sizes, speed, throughput, weights
+from benchmarks import bounds, faults, fidelity, networks, noise, peers, psf, sizes, speed, throughput, weights
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -20,6 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("noise", noise, "peaks of noise found in empty fields, beside the law for them"),
         ("weights", weights, "signal to noise in a Briggs weighted image, and with the weights undone"),
         ("sizes", sizes, "bias of sizes, over populations of sources and prior densities"),
+        ("faults", faults, "odd inputs: how many end right, with a clear error, badly"),
         ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
         ("fidelity", fidelity, "the fast simulator beside CASA: images and noise"),
         ("throughput", throughput, "cubes an hour of CASA and of the fast simulator, side by side"),
