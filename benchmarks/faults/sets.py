@@ -23,7 +23,7 @@ ONE = Observation(
 )
 SOURCES = (
     Source(64.0, 64.0, 3.0, 2.0, 40.0, continuum=0.05, line=0.2, chan=5.0, line_fwhm=3.0),
-    Source(40.0, 84.0, 0.0, 0.0, 0.0, continuum=0.04),
+    Source(40.0, 84.0, 2.5, 2.5, 0.0, continuum=0.04),
 )
 BEAM = 0.6
 """About the beam [arcsec]."""
