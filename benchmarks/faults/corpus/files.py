@@ -46,7 +46,7 @@ def _refused(trial: Trial, *words: tuple[str, ...]) -> Trial:
 
 
 def _in_the_way(ending: str, kind: str, folder: Path, shared: Path) -> Trial:
-    """A folder (a file where the product is a folder) of the user's, under the name of a product, with overwrite."""
+    """A folder or file of the user's under the name of a product: overwrite is for what the task has made."""
     trial = _with(_input(folder), overwrite=True)
     place = folder / f"out{ending}"
     if kind == "folder":
@@ -54,10 +54,6 @@ def _in_the_way(ending: str, kind: str, folder: Path, shared: Path) -> Trial:
         (place / "notes.txt").write_text(NOTE)
     else:
         place.write_text(NOTE)
-    is_folder = ending in (".cl", ".mask", ".prob")
-    if kind == "file" and not is_folder:
-        # A file under the name of a file is what overwrite is for.
-        return trial
     return _refused(trial, (f"out{ending}",))
 
 
