@@ -19,6 +19,9 @@ from casa_deepfocus.pipeline.state import Result, SourceDetail
 C_KMS = 299792.458
 RA, DEC = 150.0, -20.0
 FREQ0, CHAN_WIDTH, NCHAN = 100e9, 4e6, 8
+DISH = 12.0
+"""Diameter of an antenna [m]."""
+
 NOISE = 2e-3
 """Noise of one visibility [Jy]: about 0.15 mJy/beam in a channel of the tiny measurement set."""
 
@@ -52,8 +55,38 @@ TRUTH = (
 )
 
 
-def write_ms(path: Path, sources: tuple[Planted, ...] = TRUTH, noise: float = NOISE, seed: int = 7) -> None:
-    """Write a small ALMA measurement set: 12 antennas of configuration 9.2, 8 channels at 100 GHz, 5 minutes."""
+@dataclass(frozen=True)
+class Window:
+    """A spectral window: frequency of its first channel and channel width [Hz], number of channels."""
+
+    freq0: float = FREQ0
+    width: float = CHAN_WIDTH
+    nchan: int = NCHAN
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """A field: its offset from the centre [arcsec], its scan intent ('' where the set knows none)."""
+
+    name: str = "tiny"
+    east: float = 0.0
+    north: float = 0.0
+    intent: str = "OBSERVE_TARGET#ON_SOURCE"
+
+    @property
+    def radec(self) -> tuple[float, float]:
+        """Right ascension and declination [deg]."""
+        return Planted(self.east, self.north).radec
+
+
+def write_ms(
+    path: Path, sources: tuple[Planted, ...] = TRUTH, noise: float = NOISE, seed: int = 7,
+    windows: tuple[Window, ...] = (Window(),), fields: tuple[Pointing, ...] = (Pointing(),),
+) -> None:  # fmt: skip
+    """Write a small ALMA measurement set: 12 antennas of configuration 9.2, 8 channels at 100 GHz, 5 minutes.
+
+    The fields share the half hour. Of one field the data hold no primary beam; of several a Gaussian one.
+    """
     import casadata
     from casatools import measures, simulator, table
 
@@ -68,38 +101,66 @@ def write_ms(path: Path, sources: tuple[Planted, ...] = TRUTH, noise: float = NO
             antname=[pad[4] for pad in pads], padname=[pad[4] for pad in pads],
             referencelocation=me.observatory("ALMA"),
         )  # fmt: skip
-        sm.setspwindow(
-            spwname="spw0", freq=f"{FREQ0}Hz", deltafreq=f"{CHAN_WIDTH}Hz", freqresolution=f"{CHAN_WIDTH}Hz",
-            nchannels=NCHAN, stokes="XX YY", refcode="LSRK",
-        )  # fmt: skip
+        for number, window in enumerate(windows):
+            sm.setspwindow(
+                spwname=f"spw{number}", freq=f"{window.freq0}Hz", deltafreq=f"{window.width}Hz",
+                freqresolution=f"{window.width}Hz", nchannels=window.nchan, stokes="XX YY", refcode="LSRK",
+            )  # fmt: skip
         sm.setfeed("perfect X Y")
-        sm.setfield(sourcename="tiny", sourcedirection=me.direction("J2000", f"{RA}deg", f"{DEC}deg"))
+        for field in fields:
+            ra, dec = field.radec
+            sm.setfield(sourcename=field.name, sourcedirection=me.direction("J2000", f"{ra}deg", f"{dec}deg"))
         sm.setauto(0.0)
         sm.settimes(integrationtime="20s", usehourangle=True, referencetime=me.epoch("UTC", "58849.0d"))
-        sm.observe("tiny", "spw0", starttime="-900s", stoptime="900s")
+        edges = np.linspace(-900.0, 900.0, len(fields) + 1)
+        for field, start, stop in zip(fields, edges[:-1], edges[1:], strict=True):
+            for number in range(len(windows)):
+                sm.observe(field.name, f"spw{number}", starttime=f"{start}s", stoptime=f"{stop}s")
     finally:
         sm.close()
         sm.done()
         me.done()
+    rng = np.random.default_rng(seed)
     try:
+        for number, window in enumerate(windows):
+            for index, field in enumerate(fields):
+                tb.open(str(path), nomodify=False)
+                rows = tb.query(f"DATA_DESC_ID=={number} && FIELD_ID=={index}")
+                _fill(rows, window, field, sources, noise, rng, beam=len(fields) > 1)
+                rows.close()
+                tb.close()
         tb.open(str(path), nomodify=False)
-        uvw = tb.getcol("UVW")
-        freq = FREQ0 + CHAN_WIDTH * np.arange(NCHAN)
-        data = np.zeros((NCHAN, uvw.shape[1]), complex)
-        for source in sources:
-            east, north = np.sin(np.radians([source.east / 3600.0, source.north / 3600.0]))
-            path_length = east * uvw[0] + north * uvw[1] + (np.sqrt(1.0 - east**2 - north**2) - 1.0) * uvw[2]
-            data += source.spectrum()[:, None] * np.exp(2j * np.pi * freq[:, None] / (C_KMS * 1e3) * path_length)
-        rng = np.random.default_rng(seed)
-        both = np.stack([data, data])
-        both = both + noise * (rng.standard_normal(both.shape) + 1j * rng.standard_normal(both.shape))
-        tb.putcol("DATA", both)
-        tb.putcol("FLAG", np.zeros(both.shape, bool))
-        tb.putcol("FLAG_ROW", np.zeros(both.shape[-1], bool))
         # The simulator adds calibration columns that hold nothing.
         tb.removecols([name for name in tb.colnames() if name in ("CORRECTED_DATA", "MODEL_DATA")])
+        states = tb.getcol("FIELD_ID")
+        tb.putcol("STATE_ID", states if any(field.intent for field in fields) else np.full_like(states, -1))
+        tb.close()
+        tb.open(str(path / "STATE"), nomodify=False)
+        tb.addrows(max(0, len(fields) - tb.nrows()))
+        for index, field in enumerate(fields):
+            tb.putcell("OBS_MODE", index, field.intent)
     finally:
         tb.close()
+
+
+def _fill(rows, window: Window, field: Pointing, sources, noise: float, rng, beam: bool) -> None:
+    """Put the visibilities of the sources, and noise, into rows of one window and one field."""
+    uvw = rows.getcol("UVW")
+    freq = window.freq0 + window.width * np.arange(window.nchan)
+    data = np.zeros((window.nchan, uvw.shape[1]), complex)
+    for source in sources:
+        offsets = np.array([source.east - field.east, source.north - field.north])
+        east, north = np.sin(np.radians(offsets / 3600.0))
+        path_length = east * uvw[0] + north * uvw[1] + (np.sqrt(1.0 - east**2 - north**2) - 1.0) * uvw[2]
+        fwhm = 1.13 * C_KMS * 1e3 / window.freq0 / DISH * np.degrees(1.0) * 3600.0
+        gain = np.exp(-4.0 * np.log(2.0) * (offsets**2).sum() / fwhm**2) if beam else 1.0
+        waves = np.exp(2j * np.pi * freq[:, None] / (C_KMS * 1e3) * path_length)
+        data += gain * source.spectrum(window.nchan)[:, None] * waves
+    both = np.stack([data, data])
+    both = both + noise * (rng.standard_normal(both.shape) + 1j * rng.standard_normal(both.shape))
+    rows.putcol("DATA", both)
+    rows.putcol("FLAG", np.zeros(both.shape, bool))
+    rows.putcol("FLAG_ROW", np.zeros(both.shape[-1], bool))
 
 
 @pytest.fixture(scope="session")

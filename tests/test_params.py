@@ -16,7 +16,7 @@ TCLEAN = (
     "selectdata field spw timerange uvrange antenna scan observation intent datacolumn imsize cell phasecenter "
     "stokes projection specmode reffreq nchan start width outframe veltype restfreq interpolation "
     "perchanweightdensity gridder wprojplanes mosweight usepointing pblimit normtype weighting robust npixels "
-    "uvtaper restoringbeam parallel"
+    "uvtaper parallel"
 )
 # Where our defaults are meant to be other than tclean's.
 OTHER_DEFAULTS = {"specmode": "cube", "imsize": [], "uvtaper": []}

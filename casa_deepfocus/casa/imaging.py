@@ -13,30 +13,40 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from casatasks import tclean
-from casatools import ms as mstool
-from casatools import regionmanager, table
+from casatools import measures, regionmanager
+from numpy.typing import NDArray
 
+from casa_deepfocus.casa.channelgrid import MOST_BLANK, C, listed
 from casa_deepfocus.casa.grids import opened
 from casa_deepfocus.casa.images import Log
-from casa_deepfocus.casa.inputs import Request, selection
+from casa_deepfocus.casa.inputs import Request
+from casa_deepfocus.casa.measurementset import FRAMES, told
+from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
 from casa_deepfocus.errors import DataError, ParameterError
 
-C = 299792458.0
 BEAM_FACTOR = 0.574
 """Beam over wavelength / 80th percentile of the baselines (ALMA Technical Handbook, chapter 7)."""
 
 PIXELS_PER_BEAM = 5.0
+COARSEST = 2.0
+"""Fewest pixels in a beam: with fewer the image does not hold what the visibilities know."""
+
 LARGEST = 4096
 """Largest field that is chosen without being asked for [pixel]."""
 
 CELL = re.compile(r"\s*([0-9.eE+-]+)\s*(mas|arcsec|arcmin|deg|rad|)\s*")
 TO_ARCSEC = {"": 1.0, "mas": 1e-3, "arcsec": 1.0, "arcmin": 60.0, "deg": 3600.0, "rad": math.degrees(1.0) * 3600.0}
+
+
+UVTAPER = re.compile(r"([0-9.eE+-]+)\s*(mas|arcsec|arcmin|deg|rad|lambda|klambda|Mlambda)")
+WAVES = {"lambda": 1.0, "klambda": 1e3, "Mlambda": 1e6}
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,14 @@ class Plan:
     nx, ny : int
         Pixels of the field.
     cell : float [arcsec]
+    centre : str
+        The image's centre as tclean's phasecenter; '' where the one asked for holds.
     """
 
     nx: int
     ny: int
     cell: float
+    centre: str = ""
 
 
 def make_images(request: Request, folder: str, log: Log) -> str:
@@ -85,6 +98,8 @@ def make_images(request: Request, folder: str, log: Log) -> str:
         # valid there, and sidelobes and sources at the limit cannot be fitted without them.
         passed["pblimit"] = -abs(float(passed["pblimit"]))
     passed.update(imsize=[2 * grid.nx, 2 * grid.ny], cell=[f"{grid.cell!r}arcsec"])
+    if grid.centre:
+        passed["phasecenter"] = grid.centre
     log(f"tclean: {grid.nx} x {grid.ny} pixels of {grid.cell:.4g} arcsec, imaged at twice the field for the PSF")
     try:
         tclean(
@@ -92,10 +107,12 @@ def make_images(request: Request, folder: str, log: Log) -> str:
             calcpsf=True, calcres=True, interactive=False, savemodel="none", **passed,
         )  # fmt: skip
     except Exception as exc:
-        raise DataError(f"tclean could not image {', '.join(request.vis)}: {exc}") from exc
+        said = str(exc).replace(folder + os.sep, "")
+        raise DataError(f"tclean could not image {', '.join(request.vis)}: {said}") from exc
     for kind in ("image", "psf", "pb"):
         if not os.path.isdir(f"{wide}.{kind}"):
             raise DataError(f"tclean made no .{kind} of {', '.join(request.vis)}; the CASA log says why")
+    _check_channels(f"{wide}.image", f"{wide}.sumwt", request, log)
     for kind in ("image", "pb"):
         cut(f"{wide}.{kind}", f"{name}.{kind}", grid.nx, grid.ny)
     os.rename(f"{wide}.psf", f"{name}.psf")
@@ -120,35 +137,184 @@ def cut(source: str, target: str, nx: int, ny: int) -> None:
         rg.done()
 
 
+def _check_channels(image: str, sumwt: str, request: Request, log: Log) -> None:
+    """What only imaging tells: channels that a NaN made blank, and channels without data.
+
+    A NaN is spread over the whole plane by the transform, so one row of pixels shows it.
+
+    Raises
+    ------
+    DataError
+        Where every channel is lost, or more than MOST_BLANK of them hold no data.
+    """
+    with opened(image) as ia:
+        shape = [int(n) for n in ia.shape()]
+        row = np.asarray(ia.getchunk([0, shape[1] // 2, 0, 0], [shape[0] - 1, shape[1] // 2, 0, shape[3] - 1]))
+    with opened(sumwt) as ia:
+        weights = np.asarray(ia.getchunk())
+    weights = weights.reshape(-1, weights.shape[-1])
+    spoilt = ~np.isfinite(row).any(axis=(0, 1, 2))
+    empty = ~(weights > 0).any(axis=0) & ~spoilt
+    nchan = len(spoilt)
+    chosen = "; ".join(f"vis={seen.name!r}, {told(seen.chosen)}" for seen in request.surveys)
+    column = request.tclean["datacolumn"]
+    remedy = f"flagdata(vis=..., mode='clip', datacolumn={column!r}) flags them"
+    if (spoilt | empty).all():
+        why = (
+            f"{int(spoilt.sum())} by unflagged NaN or infinite visibilities ({remedy}), {int(empty.sum())} without data"
+        )
+        raise DataError(f"{chosen}: all {nchan} channels of the image are lost, {why}")
+    if empty.sum() > MOST_BLANK * nchan:
+        raise DataError(
+            f"{chosen}: {int(empty.sum())} of the {nchan} channels of the cube hold no data, "
+            "they are flagged or outside of the band; select a window (spw), or give start, nchan and width within it"
+        )
+    if spoilt.any():
+        where = listed(np.flatnonzero(spoilt).tolist())
+        log(
+            f"{int(spoilt.sum())} of {nchan} channels are blank because of unflagged NaN or infinite visibilities "
+            f"(channels {where}); {remedy}", "WARN",
+        )  # fmt: skip
+    if empty.any():
+        log(f"{int(empty.sum())} of {nchan} channels hold no data")
+
+
 def plan(request: Request, log: Log) -> Plan:
-    """Pixel and field of the dirty image: as given, else from the measurement sets.
+    """Pixel, field and centre of the dirty image: as given, else from the measurement sets.
 
     The pixel is a fifth of the beam, 0.574 wavelength / L80, L80 the 80th percentile of the
-    selected baselines at the highest frequency. The field reaches to where the primary beam falls
-    to pblimit (at most to 0.1) at the lowest frequency.
+    selected baselines at the highest frequency. The field holds all pointings and reaches to where the
+    primary beam falls to pblimit (at most to 0.1) at the lowest frequency; a mosaic's is centred on the middle
+    of its pointings.
+
+    Raises
+    ------
+    ParameterError
+        Where a given cell or imsize cannot be used.
     """
-    tclean_values = request.tclean
+    tclean_values, surveys = request.tclean, request.surveys
     imsize, cell = _imsize(tclean_values["imsize"]), _cell(tclean_values["cell"])
-    if imsize and cell:
-        return Plan(*imsize, cell)
-    survey = [_survey(name, selection(tclean_values, i)) for i, name in enumerate(request.vis)]
-    low, high = min(s["low"] for s in survey), max(s["high"] for s in survey)
+    low, high = min(seen.low for seen in surveys), max(seen.high for seen in surveys)
+    baselines = np.concatenate([seen.uvdist for seen in surveys])
+    baseline = float(np.percentile(baselines, 80))
+    beam = BEAM_FACTOR * C / high / baseline * TO_ARCSEC["rad"]
     if not cell:
-        baseline = float(np.percentile(np.concatenate([s["uvdist"] for s in survey]), 80))
-        cell = _two_digits(BEAM_FACTOR * C / high / baseline * TO_ARCSEC["rad"] / PIXELS_PER_BEAM)
+        cell = _two_digits(beam / PIXELS_PER_BEAM)
         log(f"cell: {cell:g} arcsec, a fifth of the beam of baselines of {baseline:.0f} m at {high / 1e9:.4g} GHz")
+    _check_cell(cell, beam, baselines * high / C, request, log)
+    extent, centre = _mosaic(request)
     if not imsize:
-        diameter = min(s["diameter"] for s in survey)
-        level = min(max(abs(float(tclean_values["pblimit"])), 0.1), 0.9)
-        fwhm = 1.13 * C / low / diameter * TO_ARCSEC["rad"]
-        wanted = fwhm * math.sqrt(math.log2(1.0 / level)) / cell
-        side = _good_size(min(wanted, LARGEST))
-        if wanted > LARGEST:
-            log(f"imsize: {side} pixels; the primary beam would need {wanted:.0f}. Give imsize for more", "WARN")
+        level = min(max(float(tclean_values["pblimit"]), 0.1), 0.9)
+        reach = primary_beam(surveys, low) * math.sqrt(math.log2(1.0 / level))
+        wanted = [(side + reach) / cell for side in extent]
+        imsize = _good_size(min(wanted[0], LARGEST)), _good_size(min(wanted[1], LARGEST))
+        words = f"{imsize[0]} x {imsize[1]} pixels" if imsize[0] != imsize[1] else f"{imsize[0]} pixels"
+        diameter = min(seen.diameter for seen in surveys)
+        if max(wanted) > LARGEST:
+            log(
+                f"imsize: {words}; the primary beam and the pointings would need {wanted[0]:.0f} x {wanted[1]:.0f}. "
+                "Give imsize for more", "WARN",
+            )  # fmt: skip
         else:
-            log(f"imsize: {side} pixels, the primary beam of {diameter:g} m antennas out to {level:g}")
-        imsize = (side, side)
-    return Plan(*imsize, cell)
+            log(f"imsize: {words}, the primary beam of {diameter:g} m antennas out to {level:g}")
+    if centre:
+        log(f"phasecenter: {centre}, the middle of the pointings")
+    return Plan(*imsize, cell, centre)
+
+
+def _mosaic(request: Request) -> tuple[tuple[float, float], str]:
+    """Extent of the pointings west-east and north-south [arcsec], and the image's centre for tclean.
+
+    The extent is that of a box around the centre that holds all pointings; (0, 0) for one pointing. The
+    centre is '' where it is given, or where there is one pointing only.
+    """
+    values, surveys = request.tclean, request.surveys
+    centres = pointings(surveys)
+    if centres is None or tracked(values) or not str(values["gridder"]).startswith(("mosaic", "awp")):
+        return (0.0, 0.0), ""
+    if groups(centres, ONE_CENTRE * primary_beam(surveys, max(seen.high for seen in surveys))).max() == 0:
+        return (0.0, 0.0), ""
+    given = _direction(values["phasecenter"], request)
+    middle = given or SkyCoord(centres.cartesian.mean().represent_as("unitspherical"), frame="icrs")
+    east, north = _offsets(centres, middle)
+    if given is None and values["phasecenter"] == "":
+        shift = 0.5 * (east.max() + east.min()), 0.5 * (north.max() + north.min())
+        middle = SkyCoord(*shift, unit="arcsec", frame=middle.skyoffset_frame()).icrs
+        east, north = _offsets(centres, middle)
+        frame = next(item.frame for seen in surveys for item in seen.fields if item.centre is not None)
+        frame = frame if frame in ("J2000", "ICRS") else "ICRS"
+        own = middle.transform_to(FRAMES[frame])
+        return _box(east, north), f"{frame} {own.ra.deg:.7f}deg {own.dec.deg:.7f}deg"
+    return _box(east, north), ""
+
+
+def _offsets(places: SkyCoord, centre: SkyCoord) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n,), (n,) offsets east and north [arcsec]."""
+    east, north = centre.spherical_offsets_to(places)
+    return east.to_value(u.arcsec), north.to_value(u.arcsec)
+
+
+def _box(east: NDArray[np.float64], north: NDArray[np.float64]) -> tuple[float, float]:
+    return 2.0 * float(np.abs(east).max()), 2.0 * float(np.abs(north).max())
+
+
+def _direction(phasecenter: Any, request: Request) -> SkyCoord | None:
+    """The place that tclean's phasecenter names; None where it names none or none that is fixed on the sky."""
+    text = str(phasecenter).strip()
+    if text.isdigit():
+        return next((f.centre for seen in request.surveys[:1] for f in seen.fields if f.number == int(text)), None)
+    words = text.split()
+    if len(words) != 3 or words[0].upper() not in FRAMES:
+        return None
+    me = measures()
+    try:
+        place = me.direction(words[0].upper(), words[1], words[2])
+        angles = place["m0"]["value"] * u.rad, place["m1"]["value"] * u.rad
+    except (RuntimeError, KeyError, TypeError) as exc:
+        raise ParameterError(
+            "phasecenter", phasecenter, "is no direction", "For example 'J2000 15h21m57 +05d04m00'"
+        ) from exc
+    finally:
+        me.done()
+    return SkyCoord(*angles, frame=FRAMES[words[0].upper()]).icrs
+
+
+def _check_cell(cell: float, beam: float, waves: NDArray[np.float64], request: Request, log: Log) -> None:
+    """Refuse pixels that the beam does not fit; say what baselines the grid leaves out.
+
+    Parameters
+    ----------
+    cell, beam : float [arcsec]
+    waves : (n,) float
+        Lengths of the selected baselines [wavelengths].
+    """
+    broad = math.hypot(beam, _taper(request.tclean["uvtaper"]))
+    if cell > broad / COARSEST:
+        raise ParameterError(
+            "cell", request.tclean["cell"],
+            f"{cell:.4g} arcsec is more than half of the beam, {broad:.3g} arcsec for these baselines",
+            f"Leave cell empty, or give at most {_two_digits(broad / COARSEST):g} arcsec "
+            f"({_two_digits(broad / PIXELS_PER_BEAM):g} arcsec is a fifth of the beam)",
+        )  # fmt: skip
+    outside = float((waves > 0.5 * TO_ARCSEC["rad"] / cell).mean())
+    if outside > 0:
+        log(f"cell: {100.0 * outside:.2g} % of the visibilities are on baselines too long for {cell:g} arcsec: "
+            "tclean leaves them out", "WARN")  # fmt: skip
+
+
+def _taper(uvtaper: Any) -> float:
+    """FWHM [arcsec] that a taper gives a point; of a taper that cannot be read, infinite: nothing is refused by it."""
+    items = [str(item).strip() for item in (uvtaper if isinstance(uvtaper, (list, tuple)) else [uvtaper]) if item]
+    if not items:
+        return 0.0
+    match = UVTAPER.fullmatch(items[0])
+    if not match:
+        return math.inf
+    size, unit = float(match[1]), match[2]
+    if unit in TO_ARCSEC:
+        return size * TO_ARCSEC[unit]
+    # The transform of a Gaussian of FWHM w wavelengths has the FWHM 4 ln 2 / pi / w.
+    return 4.0 * math.log(2.0) / math.pi / (size * WAVES[unit]) * TO_ARCSEC["rad"] if size else 0.0
 
 
 def _imsize(value: Any) -> tuple[int, int] | None:
@@ -198,38 +364,3 @@ def _smooth(size: int) -> bool:
         while size % factor == 0:
             size //= factor
     return size == 1
-
-
-def _survey(name: str, chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Frequencies [Hz], dish diameter [m] and baselines [m] of a selection of a measurement set."""
-    tool, tb = mstool(), table()
-    try:
-        tool.open(name)
-        if chosen:
-            tool.msselect(dict(chosen))
-        picked = tool.msselectedindices()
-        columns = tool.getdata(["uvdist", "flag_row", "data_desc_id"])
-        uvdist = np.asarray(columns["uvdist"])
-        good = ~np.asarray(columns["flag_row"], dtype=bool) & (uvdist > 0)
-        used = np.unique(columns["data_desc_id"])
-        tool.close()
-        if not good.any():
-            raise DataError(f"vis={name!r}: every selected visibility is flagged or an autocorrelation")
-        tb.open(os.path.join(name, "DATA_DESCRIPTION"))
-        windows = np.unique(tb.getcol("SPECTRAL_WINDOW_ID")[used])
-        tb.close()
-        channels = np.atleast_2d(picked.get("channel", []))
-        freqs: list[float] = []
-        tb.open(os.path.join(name, "SPECTRAL_WINDOW"))
-        for window in windows:
-            freq = np.asarray(tb.getcell("CHAN_FREQ", int(window)))
-            rows = [row for row in channels if len(row) == 4 and row[0] == window]
-            for row in rows or [[window, 0, len(freq) - 1, 1]]:
-                freqs += [float(freq[int(row[1])]), float(freq[int(row[2])])]
-        tb.close()
-        tb.open(os.path.join(name, "ANTENNA"))
-        diameter = float(np.min(tb.getcol("DISH_DIAMETER")))
-    finally:
-        tool.done()
-        tb.close()
-    return {"low": min(freqs), "high": max(freqs), "diameter": diameter, "uvdist": uvdist[good]}

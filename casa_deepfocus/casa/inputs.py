@@ -8,20 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from casatools import ms as mstool
-from casatools import table
-
 from casa_deepfocus import params
-from casa_deepfocus.casa import grids, images, products
-from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError, ProductError
+from casa_deepfocus.casa import grids, images, products, selection
+from casa_deepfocus.casa.measurementset import Survey
+from casa_deepfocus.errors import ParameterError, ProductError
 from casa_deepfocus.models import runner
 from casa_deepfocus.pipeline import state
-
-SELECTION = {
-    "field": "field", "spw": "spw", "timerange": "time", "uvrange": "uvdist", "antenna": "baseline",
-    "scan": "scan", "observation": "observation", "intent": "scanintent",
-}  # fmt: skip
-"""tclean's names of the selection parameters, and the ms tool's."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,9 @@ class Request:
     device, models : str
     tclean : dict
         The parameters handed to tclean as they are.
-    notes : tuple of str
+    surveys : tuple of Survey
+        What is selected of each measurement set.
+    notes, warnings : tuple of str
         What the log should say about the choices made here.
     """
 
@@ -59,7 +53,9 @@ class Request:
     models: str
     keepimages: bool
     tclean: dict[str, Any] = field(default_factory=dict)
+    surveys: tuple[Survey, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def check(parameters: Mapping[str, Any]) -> Request:
@@ -105,9 +101,12 @@ def check(parameters: Mapping[str, Any]) -> Request:
     outfile = _check_outfile(values["outfile"], vis, imagename, bool(values["overwrite"]), bool(values["keepimages"]))
     tclean = {name: values[name] for name in params.tclean_names()}
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    surveys: tuple[Survey, ...] = ()
     if vis:
-        _check_vis(vis, tclean)
-        nchan = 1 if tclean["specmode"] == "mfs" else int(tclean["nchan"])
+        selected = selection.check(vis, tclean)
+        tclean, surveys, nchan = selected.tclean, selected.surveys, selected.nchan
+        notes, warnings = selected.notes, selected.warnings
         remedy = "Use specmode='cube' and more channels, or mode='continuum'"
     else:
         nchan = _check_image(imagename)
@@ -118,7 +117,7 @@ def check(parameters: Mapping[str, Any]) -> Request:
             f"this input has {'none' if nchan == 1 else nchan}", remedy,
         )  # fmt: skip
     if nchan == 1 and mode == "both":
-        mode, notes = "continuum", ("one channel only: the search is in mode 'continuum'",)
+        mode, notes = "continuum", (*notes, "one channel only: the search is in mode 'continuum'")
     return Request(
         vis=vis,
         imagename=imagename,
@@ -133,7 +132,9 @@ def check(parameters: Mapping[str, Any]) -> Request:
         models=models,
         keepimages=bool(values["keepimages"]),
         tclean=tclean,
+        surveys=surveys,
         notes=notes,
+        warnings=warnings,
     )
 
 
@@ -146,23 +147,9 @@ def default_outfile(name: str) -> str:
     return base
 
 
-def selection(tclean: Mapping[str, Any], index: int) -> dict[str, str]:
-    """The ms tool's selection for the measurement set number `index`."""
-    chosen: dict[str, str] = {}
-    if not tclean.get("selectdata", True):
-        return chosen
-    for name, key in SELECTION.items():
-        value = tclean.get(name, "")
-        if isinstance(value, (list, tuple)):
-            value = value[index] if index < len(value) else (value[0] if value else "")
-        if str(value) != "":
-            chosen[key] = str(value)
-    return chosen
-
-
 def _names(vis: Any) -> tuple[str, ...]:
-    items: Sequence[Any] = [vis] if isinstance(vis, str) else list(vis or [])
-    return tuple(str(item).rstrip("/") for item in items if str(item))
+    items: Sequence[Any] = [vis] if isinstance(vis, (str, os.PathLike)) else list(vis if vis is not None else [])
+    return tuple(os.path.expanduser(str(item)).rstrip("/") for item in items if str(item))
 
 
 def _positive(name: str, value: Any) -> float:
@@ -211,62 +198,3 @@ def _check_image(imagename: str) -> int:
     template = grids.inspect(imagename)
     grids.check_usable(template)
     return template.nchan
-
-
-def _check_vis(vis: tuple[str, ...], tclean: Mapping[str, Any]) -> None:
-    for index, name in enumerate(vis):
-        if not os.path.exists(name):
-            raise ParameterError("vis", name, "does not exist", "Check the path")
-        columns = _columns(name)
-        if "DATA" not in columns and "FLOAT_DATA" not in columns and "CORRECTED_DATA" not in columns:
-            raise DataError(f"vis={name!r} is no measurement set with visibilities")
-        wanted = str(tclean["datacolumn"]).lower()
-        if wanted == "corrected" and "CORRECTED_DATA" not in columns:
-            raise ParameterError(
-                "datacolumn", "corrected", f"{name!r} has no CORRECTED_DATA column", "Use datacolumn='data'"
-            )
-        if wanted == "data" and "DATA" not in columns:
-            raise ParameterError("datacolumn", "data", f"{name!r} has no DATA column", "Use datacolumn='corrected'")
-        check_selection(name, selection(tclean, index))
-
-
-def _columns(name: str) -> list[str]:
-    tb = table()
-    try:
-        tb.open(name)
-        return list(tb.colnames())
-    except RuntimeError as exc:
-        raise DataError(f"vis={name!r} is no measurement set, or a damaged one") from exc
-    finally:
-        tb.close()
-
-
-def check_selection(name: str, chosen: Mapping[str, str]) -> None:
-    """See that a selection leaves visibilities of a measurement set.
-
-    Raises
-    ------
-    ParameterError
-        Naming the part of the selection that leaves nothing.
-    """
-    back = {key: parameter for parameter, key in SELECTION.items()}
-    tool = mstool()
-    try:
-        tool.open(name)
-        if tool.nrow() == 0:
-            raise DataError(f"vis={name!r} holds no visibilities")
-        for key, expression in chosen.items():
-            problem = ""
-            try:
-                if not tool.msselect({key: expression}) or tool.nrow(selected=True) == 0:
-                    problem = f"selects nothing of {name!r}"
-            except RuntimeError as exc:
-                problem = f"selects nothing of {name!r} ({str(exc).strip().splitlines()[0]})"
-            if problem:
-                raise ParameterError(back[key], expression, problem, "listobs shows what there is")
-    except DeepFocusError:
-        raise
-    except RuntimeError as exc:
-        raise DataError(f"vis={name!r} is no measurement set, or a damaged one") from exc
-    finally:
-        tool.done()

@@ -47,6 +47,8 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
         request = inputs.check(parameters)
     for note in request.notes:
         log(note)
+    for warning in request.warnings:
+        log(warning, "WARN")
     with _timed(timings, "load networks"):
         networks: Any = runner.load_networks(request.models, request.device)
     log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
