@@ -6,6 +6,7 @@ Tests both import from here and name this module in `pytest_plugins`: hence PYTE
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,11 +58,12 @@ TRUTH = (
 
 @dataclass(frozen=True)
 class Window:
-    """A spectral window: frequency of its first channel and channel width [Hz], number of channels."""
+    """A spectral window: frequency of its first channel and channel width [Hz], number of channels, frame."""
 
     freq0: float = FREQ0
     width: float = CHAN_WIDTH
     nchan: int = NCHAN
+    frame: str = "LSRK"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def write_ms(
         for number, window in enumerate(windows):
             sm.setspwindow(
                 spwname=f"spw{number}", freq=f"{window.freq0}Hz", deltafreq=f"{window.width}Hz",
-                freqresolution=f"{window.width}Hz", nchannels=window.nchan, stokes="XX YY", refcode="LSRK",
+                freqresolution=f"{window.width}Hz", nchannels=window.nchan, stokes="XX YY", refcode=window.frame,
             )  # fmt: skip
         sm.setfeed("perfect X Y")
         for field in fields:
@@ -161,6 +163,45 @@ def _fill(rows, window: Window, field: Pointing, sources, noise: float, rng, bea
     rows.putcol("DATA", both)
     rows.putcol("FLAG", np.zeros(both.shape, bool))
     rows.putcol("FLAG_ROW", np.zeros(both.shape[-1], bool))
+
+
+@contextmanager
+def changed(path: Path, subtable: str = ""):
+    """The table tool on a measurement set's main table, or a subtable, for writing."""
+    from casatools import table
+
+    tb = table()
+    try:
+        tb.open(str(path / subtable), nomodify=False)
+        yield tb
+    finally:
+        tb.close()
+
+
+CALIBRATOR = Pointing("cal", 3600.0, 0.0, "CALIBRATE_PHASE#ON_SOURCE,CALIBRATE_WVR#ON_SOURCE")
+MOSAIC = (Pointing("left"), Pointing("right", -36.0, 10.0))
+"""Two pointings that overlap: the primary beam is 58 arcsec wide."""
+
+
+@pytest.fixture(scope="session")
+def calibrated_ms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pointings of a mosaic and a calibrator; a point source of 0.1 Jy in the middle of the right pointing."""
+    path = tmp_path_factory.mktemp("calibrated") / "calibrated.ms"
+    write_ms(path, fields=(*MOSAIC, CALIBRATOR), sources=(Planted(*right_of_mosaic(), continuum=0.1),))
+    return path
+
+
+def right_of_mosaic() -> tuple[float, float]:
+    """Offsets east and north [arcsec] of the right pointing's centre."""
+    return MOSAIC[1].east, MOSAIC[1].north
+
+
+@pytest.fixture(scope="session")
+def two_windows_ms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two windows of 8 channels, 2 GHz apart."""
+    path = tmp_path_factory.mktemp("windows") / "windows.ms"
+    write_ms(path, windows=(Window(), Window(freq0=FREQ0 + 2e9)))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ loses up to 60 % of the weight: the data's own channel and the image's do not co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,9 @@ FRAME_SHIFT = 1.1e-4
 
 MIXED_WIDTHS = 1.1
 """Channels of windows that differ by a larger factor have noise of their own."""
+
+TOUCH = 1e-3
+"""Channels closer than this share of their width touch: frequencies are rounded."""
 
 NAMES_TOLD = 6
 """Fields or windows that a message names."""
@@ -111,28 +115,28 @@ def _check_grid(chosen: Selected, windows: Sequence[Window]) -> Selected:
         f"{w.number} ({w.freq.min() / 1e9:.5g} to {w.freq.max() / 1e9:.5g} GHz, {len(w.channels)} channels)"
         for w in windows
     ))  # fmt: skip
-    grid, exact = _grid(tclean, windows)
-    if grid is None:
+    freq, exact = grid(tclean, windows)
+    if freq is None:
         return replace(chosen, nchan=int(tclean["nchan"]))
-    margin = 0.0 if exact else FRAME_SHIFT * float(grid.max())
-    covered = np.zeros(len(grid), dtype=bool)
-    step = abs(float(grid[1] - grid[0])) if len(grid) > 1 else 0.0
-    for low, high in _intervals(windows, margin + 0.5 * step):
-        covered |= (grid >= low) & (grid <= high)
+    margin = 0.0 if exact else FRAME_SHIFT * float(freq.max())
+    covered = np.zeros(len(freq), dtype=bool)
+    stretches = _intervals(windows, margin)
+    for low, high in stretches:
+        covered |= (freq >= low) & (freq <= high)
     blank = int((~covered).sum())
-    several = len({w.number for w in windows}) > 1
-    if blank > MOST_BLANK * len(grid):
+    several = len(stretches) > 1
+    if blank > MOST_BLANK * len(freq):
         remedy = f"spw='{windows[0].number}' images one window" if several else "Leave out start, width and nchan"
         name = "specmode" if several else "start"
         raise ParameterError(
             name, tclean[name],
-            f"makes a cube of {len(grid)} channels, {blank} of them without data "
-            f"({grid.min() / 1e9:.6g} to {grid.max() / 1e9:.6g} GHz); selected are the windows {names}",
+            f"makes a cube of {len(freq)} channels, {blank} of them without data "
+            f"({freq.min() / 1e9:.6g} to {freq.max() / 1e9:.6g} GHz); selected are the windows {names}",
             remedy + (", specmode='mfs' the continuum of all" if several else ""),
         )  # fmt: skip
     if blank and several:
         warnings.append(
-            f"one cube of {len(grid)} channels, {blank} of them without data, of the windows {names}; "
+            f"one cube of {len(freq)} channels, {blank} of them without data, of the windows {names}; "
             f"spw='{windows[0].number}' images one window"
         )
     widths = [float(np.median(w.width)) for w in windows]
@@ -141,7 +145,7 @@ def _check_grid(chosen: Selected, windows: Sequence[Window]) -> Selected:
             f"the windows' channels are {min(widths) / 1e3:.4g} to {max(widths) / 1e3:.4g} kHz wide and become "
             f"one cube, its noise is not that of either; spw='{windows[0].number}' images one window. Windows: {names}"
         )
-    return replace(chosen, nchan=len(grid), warnings=tuple(warnings))
+    return replace(chosen, nchan=len(freq), warnings=tuple(warnings))
 
 
 def _intervals(windows: Sequence[Window], margin: float) -> list[tuple[float, float]]:
@@ -153,14 +157,14 @@ def _intervals(windows: Sequence[Window], margin: float) -> list[tuple[float, fl
     )
     merged: list[tuple[float, float]] = []
     for low, high in edges:
-        if merged and low - margin <= merged[-1][1] + margin:
+        if merged and low - margin <= merged[-1][1] + margin + TOUCH * (high - low):
             merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
         else:
             merged.append((low, high))
     return [(low - margin, high + margin) for low, high in merged]
 
 
-def _grid(tclean: Mapping[str, Any], windows: Sequence[Window]) -> tuple[NDArray[np.float64] | None, bool]:
+def grid(tclean: Mapping[str, Any], windows: Sequence[Window]) -> tuple[NDArray[np.float64] | None, bool]:
     """Frequencies [Hz] of the cube's channels as tclean lays them, and whether they share the data's frame.
 
     None where only tclean can say (velocities without a rest frequency, records).
@@ -171,18 +175,22 @@ def _grid(tclean: Mapping[str, Any], windows: Sequence[Window]) -> tuple[NDArray
         Where start names a channel that the window does not have; tclean would take another in silence.
     """
     first = windows[0]
-    nchan, start, exact = int(tclean["nchan"]), tclean["start"], True
-    low = min(float(w.freq.min()) for w in windows)
-    high = max(float(w.freq.max()) for w in windows)
-    width = float(np.median(first.width))
-    begin: float | None = low
+    native = float(np.median(first.width))
+    bottom = min(float(w.freq.min()) for w in windows) - 0.5 * native
+    top = max(float(w.freq.max()) for w in windows) + 0.5 * native
+    start, width = tclean["start"], native
     if given(tclean["width"]):
-        size = _frequency(tclean["width"], tclean, low, difference=True)
+        size = _frequency(tclean["width"], tclean, bottom, difference=True)
         if is_index(tclean["width"]):
-            size = int(tclean["width"]) * width
+            size = int(tclean["width"]) * native
         if size is None:
             return None, False
-        width = size or width
+        width = size or native
+    elif given(start) and not is_index(start) and "m/s" in str(start):
+        # A cube that starts at a velocity rises in velocity.
+        width = -native
+    exact = not given(start) or is_index(start)
+    begin: float | None = (bottom if width > 0 else top) + 0.5 * width
     if is_index(start):
         if not 0 <= int(start) < first.nchan:
             raise ParameterError(
@@ -190,16 +198,20 @@ def _grid(tclean: Mapping[str, Any], windows: Sequence[Window]) -> tuple[NDArray
                 "Give one of them, a frequency or a velocity",
             )  # fmt: skip
         near = int(np.argmin(np.abs(first.channels - int(start))))
-        begin = float(first.freq[near] + (int(start) - first.channels[near]) * _step(first))
-        if _step(first) < 0 and (not given(tclean["width"]) or is_index(tclean["width"])):
+        step = _step(first)
+        if step < 0 and (not given(tclean["width"]) or is_index(tclean["width"])):
             width = -width
+        begin = float(first.freq[near] + (int(start) - first.channels[near]) * step)
+        begin += 0.5 * (width - math.copysign(native, width))
     elif given(start):
-        begin, exact = _frequency(start, tclean, low, difference=False), False
+        begin = _frequency(start, tclean, bottom, difference=False)
     if begin is None:
         return None, False
+    nchan = int(tclean["nchan"])
     if nchan == -1:
-        end = high if width > 0 else low
-        nchan = max(1, round((end - begin) / width) + 1)
+        # From the first channel's edge to the band's.
+        end = top if width > 0 else bottom
+        nchan = max(1, math.floor((end - begin) / width + 0.5 + TOUCH))
     return begin + width * np.arange(nchan, dtype=np.float64), exact
 
 

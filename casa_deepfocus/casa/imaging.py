@@ -235,7 +235,7 @@ def _mosaic(request: Request) -> tuple[tuple[float, float], str]:
     if groups(centres, ONE_CENTRE * primary_beam(surveys, max(seen.high for seen in surveys))).max() == 0:
         return (0.0, 0.0), ""
     given = _direction(values["phasecenter"], request)
-    middle = given or SkyCoord(centres.cartesian.mean().represent_as("unitspherical"), frame="icrs")
+    middle = given or centres[0]
     east, north = _offsets(centres, middle)
     if given is None and values["phasecenter"] == "":
         shift = 0.5 * (east.max() + east.min()), 0.5 * (north.max() + north.min())
@@ -250,8 +250,8 @@ def _mosaic(request: Request) -> tuple[tuple[float, float], str]:
 
 def _offsets(places: SkyCoord, centre: SkyCoord) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(n,), (n,) offsets east and north [arcsec]."""
-    east, north = centre.spherical_offsets_to(places)
-    return east.to_value(u.arcsec), north.to_value(u.arcsec)
+    seen = places.transform_to(centre.skyoffset_frame())
+    return seen.lon.wrap_at(180 * u.deg).to_value(u.arcsec), seen.lat.to_value(u.arcsec)
 
 
 def _box(east: NDArray[np.float64], north: NDArray[np.float64]) -> tuple[float, float]:

@@ -183,11 +183,11 @@ def _check_phase_centres(chosen: Selected) -> Selected:
     if number > 1 and not mosaic:
         first = [fixed[int(np.flatnonzero(same == group)[0])] for group in np.unique(same)]
         first += [next(item for item in fields if item.name == name and item.centre is None) for name in moving]
-        one = f"field={_field_key(first[0], fields)!r} images one of them"
+        remedy = f"To image one of them give field={_field_key(first[0], fields)!r}"
         if together:
-            remedy = f"gridder='mosaic' images them together, {one}"
+            remedy += ", to image them together gridder='mosaic'"
         else:
-            remedy = f"{one[0].upper()}{one[1:]}; for a mosaic they are too far apart (primary beam {beam:.3g} arcsec)"
+            remedy += f"; for a mosaic they are too far apart (primary beam {beam:.3g} arcsec)"
         raise ParameterError(
             "gridder", tclean["gridder"],
             f"makes one image of one phase centre, and the selection has {number}: {listed(map(_field_told, first))}",
