@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from casa_fixtures import FREQ0, NCHAN, TRUTH, write_ms
+from casa_fixtures import FREQ0, MOSAIC, NCHAN, TRUTH, Planted, Window, changed, right_of_mosaic, write_ms
 
 from casa_deepfocus.errors import DataError, ParameterError
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa import images, imaging, inputs  # noqa: E402
+from casa_deepfocus.casa import images, imaging, inputs, visibilities  # noqa: E402
 
 pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]
@@ -161,3 +162,110 @@ def test_data_that_are_all_flagged_are_refused(tmp_path, tiny_ms):
         make("dead.ms")
     with pytest.raises(DataError):
         make("dead.ms", imsize=48, cell="0.5arcsec")
+
+
+def lines(vis, **parameters):
+    """The images' cube, and (priority, message) of what was logged."""
+    request = inputs.check({"vis": str(vis), "datacolumn": "data", "outfile": "out"} | parameters)
+    shutil.rmtree("work", ignore_errors=True)
+    Path("work").mkdir()
+    said: list[tuple[str, str]] = []
+    name = imaging.make_images(request, "work", lambda text, priority="INFO": said.append((priority, text)))
+    return images.read_cube(name)[0], said
+
+
+def test_a_mosaic_is_centred_on_all_of_its_pointings(calibrated_ms):
+    """The source stands in the middle of the second pointing, where tclean's own centre has a response of 0.33."""
+    cube, _ = lines(calibrated_ms, gridder="mosaic", specmode="mfs", mode="continuum", cell="0.9arcsec")
+    ny, nx = cube.shape
+    ra, dec = (0.5 * (MOSAIC[0].radec[i] + MOSAIC[1].radec[i]) for i in range(2))
+    np.testing.assert_allclose(cube.wcs.wcs_world2pix([[ra, dec]], 0)[0], [nx // 2, ny // 2], atol=0.1)
+    # Two thirds of an arcminute apart, and a primary beam of 57 arcsec out to 0.2.
+    assert 36.0 + 86.0 < nx * cube.cell < 36.0 + 100.0 and 10.0 + 86.0 < ny * cube.cell < 10.0 + 100.0
+    y, x = np.unravel_index(np.nanargmax(cube.data[0]), cube.shape)
+    source = Planted(*right_of_mosaic()).radec
+    np.testing.assert_allclose(cube.wcs.wcs_world2pix([source], 0)[0], [x, y], atol=1.0)
+    assert cube.data[0, y, x] / cube.pb[0, y, x] == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_mosaics_centre_may_be_given(calibrated_ms):
+    def plan(**parameters):
+        request = inputs.check({"vis": str(calibrated_ms), "datacolumn": "data", "gridder": "mosaic"} | parameters)
+        return imaging.plan(request, silent)
+
+    middle = plan(cell="1arcsec")
+    assert middle.centre.startswith("J2000 ")
+    for corner in (0, "0", "J2000 150.0deg -20.0deg"):
+        grid = plan(cell="1arcsec", phasecenter=corner)
+        assert grid.centre == "" and grid.nx > middle.nx + 30
+    assert plan(imsize=64, cell="1arcsec").centre == middle.centre
+    assert plan(field="left").centre == ""
+    with pytest.raises(ParameterError, match="phasecenter"):
+        plan(phasecenter="J2000 here there")
+
+
+def test_a_cell_that_the_beam_does_not_fit_is_refused(tiny_ms):
+    def plan(**parameters):
+        said: list[str] = []
+        request = inputs.check({"vis": str(tiny_ms), "datacolumn": "data"} | parameters)
+        grid = imaging.plan(request, lambda text, priority="INFO": said.append(text) if priority == "WARN" else None)
+        return grid, said
+
+    with pytest.raises(ParameterError, match=r"more than half of the beam, \d\.\d+ arcsec") as caught:
+        plan(cell="3arcsec")
+    advised = float(str(caught.value).split("at most ")[1].split(" ")[0])
+    assert plan(cell=f"{advised}arcsec")[0].cell == advised
+    with pytest.raises(ParameterError, match="larger than 0"):
+        plan(cell="0arcsec")
+    # A taper makes the beam broader.
+    for taper in (["10arcsec"], ["15klambda"]):
+        assert plan(cell="3arcsec", uvtaper=taper)[0].cell == 3.0
+    assert not plan(cell="1arcsec")[1]
+    assert any("too long" in line for line in plan(cell="2arcsec")[1])
+
+
+def test_nan_that_no_sample_saw_is_told_after_imaging(tiny_ms, monkeypatch):
+    shutil.copytree(tiny_ms, "nan.ms")
+    with changed(Path("nan.ms")) as tb:
+        data = tb.getcell("DATA", 1000)
+        data[0, 3] = np.nan
+        tb.putcell("DATA", 1000, data)
+    monkeypatch.setattr(visibilities, "tally", partial(visibilities.tally, sample=64))
+    cube, said = lines("nan.ms", imsize=48, cell="0.5arcsec")
+    assert np.isnan(cube.data).all(axis=(1, 2)).tolist() == [chan == 3 for chan in range(NCHAN)]
+    assert any(priority == "WARN" and "1 of 8 channels" in text and "flagdata" in text for priority, text in said)
+    with pytest.raises(DataError, match="nan.ms.*NaN") as caught:
+        lines("nan.ms", imsize=48, cell="0.5arcsec", specmode="mfs")
+    assert "work" not in str(caught.value)
+
+
+def test_a_cube_that_turns_out_blank_is_refused(tiny_ms):
+    shutil.copytree(tiny_ms, "blank.ms")
+    with changed(Path("blank.ms")) as tb:
+        flag = tb.getcol("FLAG")
+        flag[:, 2:] = True
+        tb.putcol("FLAG", flag)
+    with pytest.raises(DataError, match=r"blank.ms.*6 of the 8 channels"):
+        lines("blank.ms", imsize=48, cell="0.5arcsec", interpolation="nearest")
+
+
+def test_one_channel_keeps_its_weight(monkeypatch):
+    """tclean's cube of a channel narrower than the shift of the frame loses weight; what the task makes does not."""
+    window = Window(freq0=345e9, width=4e3, nchan=1, frame="TOPO")
+    write_ms(Path("narrow.ms"), windows=(window,))
+    weights = {}
+
+    def read(image, sumwt, request, log):
+        with images.opened(sumwt) as ia:
+            weights[request.tclean["specmode"]] = float(ia.getchunk().sum())
+
+    monkeypatch.setattr(imaging, "_check_channels", read)
+    for asked in ({}, {"nchan": 1}):
+        lines("narrow.ms", imsize=48, cell="0.15arcsec", **asked)
+    assert weights["cube"] < 0.7 * weights["mfs"]
+
+
+def test_there_is_no_restoring_beam(tiny_ms):
+    """It would change the header's beam only, and with it every flux."""
+    with pytest.raises(ParameterError, match="restoringbeam"):
+        inputs.check({"vis": str(tiny_ms), "datacolumn": "data", "restoringbeam": "common"})

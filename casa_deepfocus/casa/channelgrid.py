@@ -86,7 +86,7 @@ def check(chosen: Selected) -> Selected:
     if tclean["specmode"] == "mfs":
         return replace(chosen, nchan=1)
     windows = [window for seen in surveys for window in seen.windows]
-    asked = int(tclean["nchan"]) != -1 or given(tclean["start"]) or (given(tclean["width"]) and tclean["width"] != 0)
+    asked = int(tclean["nchan"]) != -1 or given(tclean["start"]) or given(tclean["width"])
     if all(len(window.channels) == 1 for window in windows) and _overlap(windows):
         if tclean["specmode"] == "cube" and not asked:
             note = "one channel is selected: imaged with specmode='mfs', which keeps all of its weight"
@@ -172,7 +172,7 @@ def grid(tclean: Mapping[str, Any], windows: Sequence[Window]) -> tuple[NDArray[
     Raises
     ------
     ParameterError
-        Where start names a channel that the window does not have; tclean would take another in silence.
+        Where width is 0, or start names a channel that the window does not have: tclean would take another in silence.
     """
     first = windows[0]
     native = float(np.median(first.width))
@@ -185,7 +185,11 @@ def grid(tclean: Mapping[str, Any], windows: Sequence[Window]) -> tuple[NDArray[
             size = int(tclean["width"]) * native
         if size is None:
             return None, False
-        width = size or native
+        if size == 0.0:
+            raise ParameterError(
+                "width", tclean["width"], "must not be 0", "Leave it empty for the data's own channels"
+            )
+        width = size
     elif given(start) and not is_index(start) and "m/s" in str(start):
         # A cube that starts at a velocity rises in velocity.
         width = -native

@@ -41,6 +41,10 @@ COARSEST = 2.0
 LARGEST = 4096
 """Largest field that is chosen without being asked for [pixel]."""
 
+SMALLEST = 28
+"""Fewest pixels across a field: five to six beams at a fifth of the beam a pixel. In less there is no place
+between sources and their sidelobes to know the noise from."""
+
 CELL = re.compile(r"\s*([0-9.eE+-]+)\s*(mas|arcsec|arcmin|deg|rad|)\s*")
 TO_ARCSEC = {"": 1.0, "mas": 1e-3, "arcsec": 1.0, "arcmin": 60.0, "deg": 3600.0, "rad": math.degrees(1.0) * 3600.0}
 
@@ -321,8 +325,10 @@ def _imsize(value: Any) -> tuple[int, int] | None:
     items = [value] if isinstance(value, (int, np.integer)) else [int(v) for v in value or []]
     if not items or items == [-1]:
         return None
-    if len(items) > 2 or min(items) < 16:
-        raise ParameterError("imsize", value, "must be one or two numbers of at least 16", "For example imsize=360")
+    if len(items) > 2 or min(items) < SMALLEST:
+        raise ParameterError(
+            "imsize", value, f"must be one or two numbers of pixels, at least {SMALLEST}", "For example imsize=360"
+        )
     return int(items[0]), int(items[-1])
 
 
@@ -337,8 +343,10 @@ def _cell(value: Any) -> float | None:
         if not match:
             raise ParameterError("cell", value, "is no angle", "For example cell='0.1arcsec'")
         sizes.append(abs(float(match[1])) * TO_ARCSEC[match[2]])
-    if not sizes or sizes[0] == 0:
+    if not sizes:
         return None
+    if not all(0.0 < size < math.inf for size in sizes):
+        raise ParameterError("cell", value, "must be larger than 0", "Leave it empty to have it chosen")
     if max(sizes) - min(sizes) > 1e-6 * sizes[0]:
         raise ParameterError("cell", value, "pixels must be square", "Give one number")
     return sizes[0]

@@ -203,7 +203,7 @@ def check_selection(name: str, chosen: Mapping[str, str]) -> None:
                 if not tool.msselect({key: expression}) or tool.nrow(selected=True) == 0:
                     problem = f"selects nothing of {name!r}"
             except RuntimeError as exc:
-                problem = f"selects nothing of {name!r} ({str(exc).strip().splitlines()[0]})"
+                problem = f"selects nothing of {name!r} ({_first_line(exc)})"
             if problem:
                 raise ParameterError(back[key], expression, problem, "listobs shows what there is")
     except DeepFocusError:
@@ -212,6 +212,10 @@ def check_selection(name: str, chosen: Mapping[str, str]) -> None:
         raise DataError(f"vis={name!r} is no measurement set, or a damaged one") from exc
     finally:
         tool.done()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def selected_rows(name: str, chosen: Mapping[str, str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -251,7 +255,19 @@ def survey(name: str, chosen: Mapping[str, str]) -> Survey:
     name : str
     chosen : mapping
         A selection that leaves something (`check_selection`).
+
+    Raises
+    ------
+    DataError
+        Where a part of the measurement set is missing or damaged.
     """
+    try:
+        return _survey(name, chosen)
+    except RuntimeError as exc:
+        raise DataError(f"vis={name!r} is no measurement set, or a damaged one ({_first_line(exc)})") from exc
+
+
+def _survey(name: str, chosen: Mapping[str, str]) -> Survey:
     found = columns(name)
     rows, channels = selected_rows(name, chosen)
     keys = ("DATA_DESC_ID", "FIELD_ID", "STATE_ID", "ANTENNA1", "ANTENNA2", "FLAG_ROW")
