@@ -221,6 +221,16 @@ def test_autocorrelations_and_single_baselines_are_no_image(tiny_ms):
     check(tiny_ms, antenna="0&1;1&2;0&2")
 
 
+def test_dishes_without_a_size_are_told(tiny_ms):
+    path = copy(tiny_ms)
+    with changed(path, "ANTENNA") as tb:
+        tb.putcol("DISH_DIAMETER", np.r_[0.0, np.full(11, 7.0)])
+    assert check(path).surveys[0].diameter == 7.0
+    with changed(path, "ANTENNA") as tb:
+        tb.putcol("DISH_DIAMETER", np.zeros(12))
+    refused(DataError, path, str(path), "DISH_DIAMETER")
+
+
 # Numbers.
 
 

@@ -239,7 +239,7 @@ def main_table(name: str, rows: NDArray[np.int64]) -> Iterator[Any]:
     part = None
     try:
         tb.open(name)
-        part = tb if len(rows) == tb.nrows() else tb.selectrows(rows.tolist())
+        part = tb if len(rows) == tb.nrows() else tb.selectrows(rows)
         yield part
     finally:
         if part is not None and part is not tb:
@@ -285,7 +285,7 @@ def _survey(name: str, chosen: Mapping[str, str]) -> Survey:
         fields=_fields(name, np.unique(main["FIELD_ID"])),
         windows=_windows(name, np.unique(main["DATA_DESC_ID"]), channels),
         intents=_intents(name, main["STATE_ID"]),
-        diameter=float(np.min(subtable_column(name, "ANTENNA", "DISH_DIAMETER"))),
+        diameter=_diameter(name),
         baselines=pairs.shape[1],
         uv=uvw[:2, good][:, ::step].T,
     )
@@ -299,6 +299,17 @@ def subtable_column(name: str, subtable: str, column: str) -> NDArray[Any]:
         return np.asarray(tb.getcol(column))
     finally:
         tb.close()
+
+
+def _diameter(name: str) -> float:
+    """Of the smallest antenna [m]."""
+    diameters = np.asarray(subtable_column(name, "ANTENNA", "DISH_DIAMETER"))
+    if not (diameters > 0).any():
+        raise DataError(
+            f"vis={name!r}: the ANTENNA table has no DISH_DIAMETER above 0, and the primary beam is not known without; "
+            "put it there with the table tool"
+        )
+    return float(diameters[diameters > 0].min())
 
 
 def _intents(name: str, states: NDArray[np.int64]) -> dict[str, int]:

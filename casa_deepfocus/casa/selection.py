@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from casa_deepfocus.casa import channelgrid, visibilities
 from casa_deepfocus.casa.channelgrid import C, Selected, listed
@@ -157,8 +159,11 @@ def pointings(surveys: Sequence[Survey]) -> SkyCoord | None:
 
 def groups(centres: SkyCoord, distance: float) -> NDArray[np.int64]:
     """(n,) group of each centre: those are in one that a chain of steps up to `distance` [arcsec] joins."""
-    apart = centres[:, None].separation(centres[None, :]).arcsec
-    return np.asarray(connected_components(apart <= distance)[1])
+    places = centres.cartesian.xyz.value.T
+    chord = 2.0 * math.sin(0.5 * math.radians(distance / 3600.0))
+    pairs = cKDTree(places).query_pairs(chord, output_type="ndarray")
+    joined = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(places), len(places)))
+    return np.asarray(connected_components(joined, directed=False)[1])
 
 
 def _check_phase_centres(chosen: Selected) -> Selected:
@@ -186,7 +191,7 @@ def _check_phase_centres(chosen: Selected) -> Selected:
         remedy = f"To image one of them give field={_field_key(first[0], fields)!r}"
         if together:
             remedy += ", to image them together gridder='mosaic'"
-        else:
+        elif not moving:
             remedy += f"; for a mosaic they are too far apart (primary beam {beam:.3g} arcsec)"
         raise ParameterError(
             "gridder", tclean["gridder"],
