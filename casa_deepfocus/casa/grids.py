@@ -1,32 +1,54 @@
 """The grid of an image: its axes, units and coordinates, without its pixels.
 
-CASA's image tool opens CASA and FITS images alike, so everything here holds for both.
+FITS headers are read by `casa.headers` and `casa.spectral`; CASA is handed a header written anew from what they found,
+so that products have coordinates in its own form. CASA images bring that form along. Either way the sky that the
+core works with, an astropy WCS, is compared with CASA's, and an image on which they differ is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
+from astropy.io import fits
 from astropy.wcs import WCS
 from casatools import coordsys, image
 from numpy.typing import NDArray
 
+from casa_deepfocus.casa import fitsfiles, headers
+from casa_deepfocus.casa.fitsfiles import FitsImage
+from casa_deepfocus.casa.spectral import FRAMES, Spectrum, check_regular, spectrum_of
+from casa_deepfocus.casa.units import jy_per_beam
+from casa_deepfocus.core.skyframe import jacobian
 from casa_deepfocus.errors import DataError
 
 ARCSEC = float(np.degrees(1.0) * 3600.0)
 """Arcseconds in a radian."""
 
-UNITS = {"": 1.0, "jy/beam": 1.0, "jybeam-1": 1.0, "mjy/beam": 1e-3, "mjybeam-1": 1e-3, "ujy/beam": 1e-6}
-"""Brightness units that are read, in Jy/beam."""
+SQUARE = 1e-3
+"""Largest relative difference of a pixel's sides, and of its angles from a right one."""
+
+STRETCH = 0.05
+"""Largest relative difference of the sky's scale in two directions at the middle of the image: a projection far from
+its reference point, on which the beam is not the same everywhere in pixels. (SIN reaches it at 18 degrees.)"""
+
+AGREEMENT = 0.01
+"""Largest distance [pixel] between astropy's and CASA's place of a pixel on the sky; both are exact to 1e-6."""
+
+OBSERVATION = ("TELESCOP", "OBSERVER", "DATE-OBS", "TIMESYS", "OBSGEO-X", "OBSGEO-Y", "OBSGEO-Z")
+"""Keywords that CASA's coordinates carry along, and can do without."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Template:
-    """What is needed to write an image on the grid of one that was read.
+    """What is needed to read an image, and to write one on its grid.
 
     Attributes
     ----------
@@ -42,6 +64,14 @@ class Template:
         The image it was read from.
     unit : str
         Its brightness unit.
+    wcs : astropy.wcs.WCS or None
+        The sky, two axes (x, y).
+    spectrum : Spectrum or None
+        The spectral axis; None without one.
+    fits : FitsImage or None
+        The FITS file, where it is one.
+    problems : tuple of DataError
+        Why the image cannot be searched; `check_usable` raises the first one. A PSF or a primary beam may have them.
     """
 
     csys: dict[str, Any]
@@ -52,11 +82,24 @@ class Template:
     stokes: int | None
     name: str
     unit: str
+    wcs: WCS | None = None
+    spectrum: Spectrum | None = None
+    fits: FitsImage | None = None
+    problems: tuple[DataError, ...] = field(default=())
 
     @property
     def nchan(self) -> int:
         """Number of channels; 1 without a spectral axis."""
         return 1 if self.spectral is None else self.shape[self.spectral]
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """(message, priority) of what the log should say about the header."""
+        found = self.spectrum.notes if self.spectrum else ()
+        if self.fits is not None and self.fits.others:
+            text = f"{self.name} holds {self.fits.others + 1} images; the first one is read (unit {self.fits.index})"
+            found += ((text, "WARN"),)
+        return found
 
 
 @contextmanager
@@ -89,6 +132,171 @@ def inspect(name: str) -> Template:
     DataError
         Where the axes are not those of a dirty image: see `docs/products.md`.
     """
+    found = fitsfiles.read(str(name))
+    return _inspect_casa(str(name)) if found is None else _inspect_fits(found)
+
+
+def check_usable(template: Template) -> None:
+    """See that an image has a unit, sky axes, pixels, frequencies and a Stokes plane that the core can work with.
+
+    Raises
+    ------
+    DataError
+        Saying what stands in the way and what removes it.
+    """
+    unit_scale(template)
+    stokes_plane(template)
+    for problem in template.problems:
+        raise problem
+    wcs, name = celestial_wcs(template), template.name
+    sides = np.linalg.svd(wcs.pixel_scale_matrix * 3600.0, compute_uv=False)
+    if sides[0] - sides[1] > SQUARE * sides[1]:
+        raise DataError(
+            f"{name!r} has pixels that are not square but {sides[1]:.4g} x {sides[0]:.4g} arcsec: make the image with "
+            "one cell size, or regrid it with imregrid onto one that has square pixels (template=)"
+        )
+    ny, nx = template.shape[template.y], template.shape[template.x]
+    middle = np.linalg.svd(jacobian(wcs, 0.5 * (nx - 1), 0.5 * (ny - 1)), compute_uv=False)
+    if not np.isfinite(middle).all() or middle[0] - middle[1] > STRETCH * middle[1]:
+        raise DataError(
+            f"{name!r} is far from the reference point of its projection ({str(wcs.wcs.ctype[0])[-3:]}): at its middle "
+            f"a pixel is {middle[1]:.4g} x {middle[0]:.4g} arcsec. Regrid it with imregrid onto an image that has its "
+            "reference pixel within the field (template=)"
+        )
+    _check_agreement(template)
+
+
+def unit_scale(template: Template) -> float:
+    """Factor that brings the pixels to Jy/beam."""
+    return jy_per_beam(template.unit, template.name)
+
+
+def stokes_plane(template: Template) -> int:
+    if template.stokes is None or template.shape[template.stokes] == 1:
+        return 0
+    if template.fits is not None:
+        names = [headers.STOKES[round(code)] for code in headers.stokes_codes(template.fits, template.stokes + 1)]
+    else:
+        names = [str(name) for name in np.atleast_1d(coordinate(template.csys, "stokes")["stokes"])]
+    if "I" not in names:
+        raise DataError(f"{template.name!r} holds Stokes {names} and no I: extract one plane with imsubimage(stokes=)")
+    return names.index("I")
+
+
+def cell_size(template: Template) -> float:
+    """Pixel size [arcsec]: the square root of a pixel's area."""
+    return float(np.sqrt(abs(np.linalg.det(celestial_wcs(template).pixel_scale_matrix)))) * 3600.0
+
+
+def frequencies(template: Template) -> tuple[NDArray[np.float64], str, float]:
+    """Channel centres [Hz] in the image's native frame, that frame, and the rest frequency [Hz]."""
+    if template.spectral is None:
+        return np.full(1, np.nan), "", 0.0
+    if template.spectrum is None:
+        raise template.problems[0]
+    return template.spectrum.freq, template.spectrum.frame, template.spectrum.restfreq
+
+
+def celestial_wcs(template: Template) -> WCS:
+    """The sky coordinates of an image as a two-axis astropy WCS, for zero-based (x, y) pixels."""
+    if template.wcs is None:
+        raise template.problems[0]
+    return template.wcs
+
+
+def coordinate(record: dict[str, Any], kind: str) -> dict[str, Any]:
+    return record[f"{kind}{index_of(record, kind)}"]
+
+
+def index_of(record: dict[str, Any], kind: str) -> int:
+    for key in record:
+        if key.startswith(kind) and key[len(kind) :].isdigit():
+            return int(key[len(kind) :])
+    raise DataError(f"the image has no {kind} axis")
+
+
+def _inspect_fits(found: FitsImage) -> Template:
+    axes = headers.axes_of(found)
+    problems: list[DataError] = []
+    wcs = _or_problem(problems, lambda: headers.celestial(found, axes))
+    spectrum = None
+    if axes.spectral is not None:
+        number = axes.spectral
+        spectrum = _or_problem(problems, lambda: spectrum_of(found, number))
+    csys = {}
+    if wcs is not None:
+        csys = _or_problem(problems, lambda: _casa_record(found, axes, wcs, spectrum)) or {}
+    return Template(
+        csys=csys,
+        shape=found.shape,
+        x=axes.lng - 1,
+        y=axes.lat - 1,
+        spectral=None if axes.spectral is None else axes.spectral - 1,
+        stokes=None if axes.stokes is None else axes.stokes - 1,
+        name=found.name,
+        unit=str(found.header.get("BUNIT", "") or "").strip(),
+        wcs=wcs,
+        spectrum=spectrum,
+        fits=found,
+        problems=tuple(problems),
+    )
+
+
+def _or_problem(problems: list[DataError], make: Callable[[], T]) -> T | None:
+    """What `make` makes; None, and one more problem, where it raises one."""
+    try:
+        return make()
+    except DataError as problem:
+        problems.append(problem)
+        return None
+
+
+def _casa_record(found: FitsImage, axes: headers.Axes, wcs: WCS, spectrum: Spectrum | None) -> dict[str, Any]:
+    """CASA's record of a FITS image's coordinates, from a tiny file whose header it can read whatever the image's."""
+    cards = headers.casa_cards(wcs, (axes.lng, axes.lat))
+    tiny = [1] * len(found.shape)
+    if axes.stokes is not None:
+        codes = headers.stokes_codes(found, axes.stokes)
+        tiny[axes.stokes - 1] = len(codes)
+        step = codes[1] - codes[0] if len(codes) > 1 else 1.0
+        cards |= {f"CTYPE{axes.stokes}": "STOKES", f"CRVAL{axes.stokes}": codes[0], f"CRPIX{axes.stokes}": 1.0,
+                  f"CDELT{axes.stokes}": step}  # fmt: skip
+    if axes.spectral is not None and spectrum is not None:
+        first, step = spectrum.line
+        cards |= {f"CTYPE{axes.spectral}": "FREQ", f"CUNIT{axes.spectral}": "Hz", f"CRVAL{axes.spectral}": first,
+                  f"CRPIX{axes.spectral}": 1.0, f"CDELT{axes.spectral}": step}  # fmt: skip
+        frame = next((name for name, casa in FRAMES.items() if casa == spectrum.frame), "")
+        cards |= {"SPECSYS": frame} if frame else {}
+        cards |= {"RESTFRQ": spectrum.restfreq} if spectrum.restfreq else {}
+    for axis in range(1, len(found.shape) + 1):
+        cards.setdefault(f"CTYPE{axis}", f"LINEAR{axis}")
+    extras = {key: found.header[key] for key in OBSERVATION if key in found.header}
+    try:
+        return _record_of(tiny, cards | extras)
+    except (RuntimeError, ValueError):
+        pass
+    try:
+        return _record_of(tiny, cards)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"CASA cannot describe the coordinates of {found.name!r} ({_first_line(error)})") from error
+
+
+def _record_of(shape: list[int], cards: dict[str, Any]) -> dict[str, Any]:
+    hdu = fits.PrimaryHDU(np.zeros(shape[::-1], dtype=np.float32))
+    for key, value in cards.items():
+        hdu.header[key] = value
+    with tempfile.TemporaryDirectory(prefix="sdeepfocus-") as folder:
+        path = os.path.join(folder, "header.fits")
+        hdu.writeto(path)
+        with opened(path) as ia:
+            cs = ia.coordsys()
+            try:
+                return cs.torecord()
+            finally:
+                cs.done()
+
+
+def _inspect_casa(name: str) -> Template:
     with opened(name) as ia:
         cs = ia.coordsys()
         try:
@@ -108,6 +316,11 @@ def inspect(name: str) -> Template:
     extra = [n for axis, n in enumerate(shape) if axis not in known and n > 1]
     if extra:
         raise DataError(f"{name!r} has a further axis of {extra[0]} pixels; extract one plane with imsubimage")
+    problems: list[DataError] = []
+    wcs = _or_problem(problems, lambda: _record_wcs(record, name))
+    spectrum = None
+    if spectral >= 0:
+        spectrum = _or_problem(problems, lambda: _record_spectrum(record, spectral, shape[spectral], name))
     return Template(
         csys=record,
         shape=shape,
@@ -115,91 +328,49 @@ def inspect(name: str) -> Template:
         y=y,
         spectral=spectral if spectral >= 0 else None,
         stokes=stokes if stokes >= 0 else None,
-        name=str(name),
+        name=name,
         unit=unit,
+        wcs=wcs,
+        spectrum=spectrum,
+        problems=tuple(problems),
     )
 
 
-def check_usable(template: Template) -> None:
-    """See that an image has a unit, sky axes, pixels and a Stokes plane that the core can work with.
-
-    Raises
-    ------
-    DataError
-        Saying what stands in the way and which CASA task removes it.
-    """
-    unit_scale(template)
-    stokes_plane(template)
-    direction = coordinate(template.csys, "direction")
-    name = template.name
-    if str(direction["system"]) not in ("ICRS", "J2000", "B1950"):
-        raise DataError(f"{name!r} is in {direction['system']} coordinates: regrid it to ICRS with imregrid")
-    dx, dy = (float(value) for value in np.asarray(direction["cdelt"]))
-    if abs(abs(dx) - abs(dy)) > 1e-3 * abs(dy):
-        raise DataError(
-            f"{name!r} has pixels of {abs(dx) * ARCSEC:.4g} x {abs(dy) * ARCSEC:.4g} arcsec; "
-            "they must be square: regrid it with imregrid"
-        )
-    pc = np.asarray(direction["pc"], dtype=float)
-    if dx * pc[0, 0] > 0 or dy * pc[1, 1] < 0 or abs(pc[0, 1]) > 0.01 or abs(pc[1, 0]) > 0.01:
-        raise DataError(f"{name!r} is rotated or mirrored on the sky; bring north up, east left with imregrid")
-
-
-def unit_scale(template: Template) -> float:
-    key = template.unit.strip().lower().replace(" ", "").replace(".", "")
-    if key not in UNITS:
-        raise DataError(
-            f"{template.name!r} is in {template.unit!r}; an image in Jy/beam is needed (see imhead, immath)"
-        )
-    return UNITS[key]
-
-
-def stokes_plane(template: Template) -> int:
-    if template.stokes is None or template.shape[template.stokes] == 1:
-        return 0
-    names = [str(name) for name in np.atleast_1d(coordinate(template.csys, "stokes")["stokes"])]
-    if "I" not in names:
-        raise DataError(f"{template.name!r} holds Stokes {names} and no I: extract one plane with imsubimage(stokes=)")
-    return names.index("I")
-
-
-def cell_size(template: Template) -> float:
-    """Pixel size [arcsec]."""
-    direction = coordinate(template.csys, "direction")
-    unit = ARCSEC if str(direction["units"][0]) == "rad" else 3600.0
-    return abs(float(np.asarray(direction["cdelt"])[1])) * unit
-
-
-def frequencies(template: Template) -> tuple[NDArray[np.float64], str, float]:
-    """Channel centres [Hz] in the image's native frame, that frame, and the rest frequency [Hz]."""
-    if template.spectral is None:
-        return np.full(1, np.nan), "", 0.0
-    spectral = coordinate(template.csys, "spectral")
+def _record_spectrum(record: dict[str, Any], axis: int, nchan: int, name: str) -> Spectrum:
+    """The spectral axis of a CASA image."""
+    spectral = coordinate(record, "spectral")
     frame = str(spectral["system"])
     cs = coordsys()
     try:
-        cs.fromrecord(template.csys)
-        cs.setconversiontype(spectral=frame)
+        cs.fromrecord(record)
+        if frame in FRAMES.values():
+            cs.setconversiontype(spectral=frame)
         reference = np.asarray(cs.referencepixel()["numeric"], dtype=float)
-        world_axis = int(np.asarray(template.csys[f"worldmap{index_of(template.csys, 'spectral')}"])[0])
-        pixels = np.repeat(reference[:, None], template.nchan, axis=1)
-        pixels[template.spectral] = np.arange(template.nchan)
+        world_axis = int(np.asarray(record[f"worldmap{index_of(record, 'spectral')}"])[0])
+        pixels = np.repeat(reference[:, None], nchan, axis=1)
+        pixels[axis] = np.arange(nchan)
         freq = np.asarray(cs.toworldmany(pixels)["numeric"], dtype=float)[world_axis]
         unit = str(np.atleast_1d(cs.units())[world_axis])
     finally:
         cs.done()
     if unit != "Hz":
-        raise DataError(f"{template.name!r} has a spectral axis in {unit!r}; one in Hz is needed")
-    step = np.diff(freq)
-    if len(step) > 1 and not np.allclose(step, step.mean(), rtol=1e-3):
-        raise DataError(f"{template.name!r} has irregular channels: regrid it with imregrid")
-    return freq, frame, float(spectral.get("restfreq", 0.0))
+        raise DataError(f"{name!r} has a spectral axis in {unit!r}; one in Hz is needed")
+    check_regular(freq, name)
+    notes: tuple[tuple[str, str], ...] = ()
+    if frame not in FRAMES.values():
+        frame, notes = "", ((f"{name} does not say which spectral frame it is in; frequencies stand as given", "WARN"),)
+    return Spectrum(freq, frame, float(spectral.get("restfreq", 0.0)), notes)
 
 
-def celestial_wcs(template: Template) -> WCS:
-    """The sky coordinates of an image as a two-axis astropy WCS, for zero-based (x, y) pixels."""
-    direction = coordinate(template.csys, "direction")
+def _record_wcs(record: dict[str, Any], name: str) -> WCS:
+    """The sky axes of CASA's record as an astropy WCS."""
+    direction = coordinate(record, "direction")
     system = str(direction["system"])
+    if system not in ("ICRS", "J2000", "B1950"):
+        raise DataError(
+            f"{name!r} is in {system} coordinates; right ascension and declination are needed: make the image in ICRS "
+            f"or J2000, or regrid it with imregrid(imagename={name!r}, template='J2000', output=...)"
+        )
     to_deg = np.degrees(1.0) if str(direction["units"][0]) == "rad" else 1.0
     projection = str(direction["projection"])
     wcs = WCS(naxis=2)
@@ -208,7 +379,8 @@ def celestial_wcs(template: Template) -> WCS:
     wcs.wcs.crval = np.asarray(direction["crval"]) * to_deg
     wcs.wcs.cdelt = np.asarray(direction["cdelt"]) * to_deg
     wcs.wcs.crpix = np.asarray(direction["crpix"]) + 1.0
-    wcs.wcs.pc = np.asarray(direction["pc"])
+    # casatools hands matrices over with their axes exchanged.
+    wcs.wcs.pc = np.asarray(direction["pc"]).T
     wcs.wcs.lonpole, wcs.wcs.latpole = float(direction["longpole"]), float(direction["latpole"])
     parameters = np.atleast_1d(direction.get("projection_parameters", []))
     if projection in ("SIN", "ZEA", "TAN") and np.any(parameters):
@@ -216,20 +388,49 @@ def celestial_wcs(template: Template) -> WCS:
     if system == "ICRS":
         wcs.wcs.radesys = "ICRS"
     else:
-        wcs.wcs.radesys, wcs.wcs.equinox = ("FK4", 1950.0) if system.startswith("B1950") else ("FK5", 2000.0)
-    wcs.wcs.set()
+        wcs.wcs.radesys, wcs.wcs.equinox = ("FK4", 1950.0) if system == "B1950" else ("FK5", 2000.0)
+    try:
+        wcs.wcs.set()
+    except Exception as error:  # wcslib's errors share no base but this
+        raise DataError(f"the sky coordinates of {name!r} cannot be understood ({_last_line(error)})") from error
     return wcs
 
 
-def coordinate(record: dict[str, Any], kind: str) -> dict[str, Any]:
-    return record[f"{kind}{index_of(record, kind)}"]
+def _check_agreement(template: Template) -> None:
+    """See that CASA and astropy put an image at the same place on the sky.
 
-
-def index_of(record: dict[str, Any], kind: str) -> int:
-    for key in record:
-        if key.startswith(kind) and key[len(kind) :].isdigit():
-            return int(key[len(kind) :])
-    raise DataError(f"the image has no {kind} axis")
+    Raises
+    ------
+    DataError
+        Where they differ by more than `AGREEMENT`.
+    """
+    wcs, cell = celestial_wcs(template), cell_size(template)
+    record = template.csys
+    nx, ny = template.shape[template.x], template.shape[template.y]
+    places = [(0.0, 0.0), (nx - 1.0, 0.0), (0.0, ny - 1.0), (nx - 1.0, ny - 1.0), (0.5 * (nx - 1), 0.5 * (ny - 1))]
+    worlds = [int(axis) for axis in np.atleast_1d(record[f"worldmap{index_of(record, 'direction')}"])]
+    cs = coordsys()
+    try:
+        cs.fromrecord(record)
+        pixel = np.asarray(cs.referencepixel()["numeric"], dtype=float)
+        for place in places:
+            ours = wcs.wcs_pix2world([place], 0)[0]
+            if not np.isfinite(ours).all():
+                continue
+            pixel[[template.x, template.y]] = place
+            try:
+                theirs = np.degrees(np.asarray(cs.toworld(list(pixel))["numeric"], dtype=float)[worlds])
+            except RuntimeError:
+                theirs = np.full(2, np.nan)
+            east = ((theirs[0] - ours[0] + 180.0) % 360.0 - 180.0) * np.cos(np.deg2rad(ours[1]))
+            if not np.hypot(east, theirs[1] - ours[1]) * 3600.0 < AGREEMENT * cell:
+                raise DataError(
+                    f"CASA and astropy read the sky coordinates of {template.name!r} differently (pixel {place}: "
+                    f"{theirs[0] % 360.0:.7f}, {theirs[1]:.7f} and {ours[0] % 360.0:.7f}, {ours[1]:.7f} deg): "
+                    "regrid it to the projection SIN or TAN"
+                )
+    finally:
+        cs.done()
 
 
 def _axes(record: dict[str, Any]) -> dict[str, list[int]]:
@@ -244,3 +445,7 @@ def _axes(record: dict[str, Any]) -> dict[str, list[int]]:
 
 def _first_line(exc: Exception) -> str:
     return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+
+
+def _last_line(exc: Exception) -> str:
+    return str(exc).strip().splitlines()[-1] if str(exc).strip() else type(exc).__name__

@@ -1,19 +1,22 @@
 """The one door between CASA or FITS images and the core's `Cube`.
 
-CASA's image tool opens both kinds; its axes (x, y, Stokes and frequency in any order) are turned
-into (chan, y, x) here, in `_planes`, and back in `write_planes`, and nowhere else.
+Their axes (x, y, Stokes and frequency in any order) are turned into (chan, y, x) here, in `_planes`, and back in
+`write_planes`, and nowhere else.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from casatools import image
 from numpy.typing import NDArray
 
+from casa_deepfocus.casa.companions import find_companion
 from casa_deepfocus.casa.grids import (
     ARCSEC,
     Template,
@@ -28,14 +31,14 @@ from casa_deepfocus.casa.grids import (
     stokes_plane,
     unit_scale,
 )
+from casa_deepfocus.casa.headers import header_beam, table_beams
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.psf import fit_beam as psf_covariance
 from casa_deepfocus.core.psf import gaussian_psf
+from casa_deepfocus.core.skyframe import jacobian, transform
 from casa_deepfocus.errors import DataError, ParameterError
 
-DIRTY_ENDINGS = (".image", ".residual", ".dirty")
-FITS_ENDINGS = (".fits", ".fit", ".fits.gz", ".fits.fz")
 SLAB = 2**24
 """Pixels that are read or written at a time (the tool works in double precision)."""
 
@@ -44,29 +47,6 @@ Log = Callable[..., None]
 
 def _silent(message: str, priority: str = "INFO") -> None:
     """A log that drops its messages."""
-
-
-def find_companion(imagename: str, kind: str) -> str:
-    """Name of the psf or pb that tclean's naming puts beside an image; '' where there is none.
-
-    ``x.image``, ``x.residual`` and ``x.dirty`` lead to ``x.psf``; ``x.dirty.fits`` to ``x.psf.fits``;
-    any other ``x`` to ``x.psf``. A CASA image may have a FITS companion and the other way round.
-    """
-    stem = imagename.rstrip("/")
-    for ending in FITS_ENDINGS:
-        if stem.endswith(ending):
-            stem = stem[: -len(ending)]
-            break
-    stems = [stem]
-    for ending in DIRTY_ENDINGS:
-        if stem.endswith(ending):
-            stems.insert(0, stem[: -len(ending)])
-    for base in stems:
-        for ending in ("", *FITS_ENDINGS):
-            candidate = f"{base}.{kind}{ending}"
-            if os.path.exists(candidate):
-                return candidate
-    return ""
 
 
 def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -> tuple[Cube, Template]:
@@ -92,6 +72,8 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     """
     template = inspect(imagename)
     check_usable(template)
+    for message, priority in template.notes:
+        log(message, priority)
     if "pbcor" in os.path.basename(imagename.rstrip("/")):
         log(f"{imagename} looks corrected for the primary beam; its noise is not flat and detections suffer", "WARN")
     if not template.unit.strip():
@@ -114,7 +96,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     freq, frame, restfreq = frequencies(template)
 
     psf = psf or find_companion(imagename, "psf")
-    beams = _beams(imagename, nchan)
+    beams = _beams(template, log)
     psf_data = None
     if psf:
         psf_data = _read_psf(psf, nchan, cell)
@@ -125,7 +107,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     elif beams is None:
         raise DataError(
             f"{imagename!r} has neither a restoring beam in its header nor a PSF beside it: "
-            "give psf=, or set the beam with imhead(mode='put', hdkey='bmaj', ...)"
+            "give psf=, or set the beam: " + _set_beam(template)
         )
     if psf_data is None:
         log("no PSF found: the Gaussian beam of the header stands in for it, sidelobes are not removed", "WARN")
@@ -218,7 +200,7 @@ def write_sky(name: str, plane: NDArray, template: Template, *, unit: str = "", 
 
 
 def _planes(template: Template, *, mask: bool) -> NDArray[np.float32]:
-    """(nchan, ny, nx) float32 pixels of an image; NaN where masked. Stokes I where there are several."""
+    """(nchan, ny, nx) float32 pixels of an image; NaN where masked or blank. Stokes I where there are several."""
     plane = stokes_plane(template)
     ny, nx, nchan = template.shape[template.y], template.shape[template.x], template.nchan
     out = np.empty((nchan, ny, nx), dtype=np.float32)
@@ -228,36 +210,77 @@ def _planes(template: Template, *, mask: bool) -> NDArray[np.float32]:
     order = [axis for axis in (template.spectral, template.y, template.x) if axis is not None]
     rest = tuple(axis for axis in range(len(template.shape)) if axis not in order)
     step = max(1, SLAB // (ny * nx))
-    with opened(template.name) as ia:
+    with _pixels(template) as (read, valid):
         for start in range(0, nchan, step):
             stop = min(start + step, nchan)
             if template.spectral is not None:
                 blc[template.spectral], trc[template.spectral] = start, stop - 1
-            slab = np.transpose(ia.getchunk(blc, trc), [*order, *rest]).reshape(stop - start, ny, nx)
+            slab = np.transpose(read(blc, trc), [*order, *rest]).reshape(stop - start, ny, nx)
             out[start:stop] = slab
-            if mask:
-                good = np.transpose(ia.getchunk(blc, trc, getmask=True), [*order, *rest]).reshape(slab.shape)
+            if mask and valid is not None:
+                good = np.transpose(valid(blc, trc), [*order, *rest]).reshape(slab.shape)
                 out[start:stop][~good] = np.nan
     out[~np.isfinite(out)] = np.nan
     return out
 
 
-def _beams(name: str, nchan: int) -> NDArray[np.float64] | None:
-    """(nchan, 3) restoring beams [arcsec, arcsec, deg]; channels without one get their neighbour's."""
+@contextmanager
+def _pixels(template: Template) -> Iterator[tuple[Callable[..., NDArray], Callable[..., NDArray] | None]]:
+    """Functions of two corners, inclusive, in CASA's order: the pixels, and which are valid (None: all but NaN)."""
+    if template.fits is not None:
+        with template.fits.pixels() as read:
+            yield read, None
+    else:
+        with opened(template.name) as ia:
+            yield ia.getchunk, partial(ia.getchunk, getmask=True)
+
+
+def _beams(template: Template, log: Log) -> NDArray[np.float64] | None:
+    """(nchan, 3) restoring beams [arcsec, arcsec, deg] in the pixel frame; channels without get their neighbour's."""
+    found, nchan = template.fits, template.nchan
+    beams: NDArray[np.float64] | None = None
+    if found is None:
+        beams = _record_beams(template.name, nchan)
+    elif found.beams is not None:
+        beams = table_beams(found.beams, nchan)
+    if beams is None and found is not None:
+        beam = header_beam(found)
+        if beam is not None:
+            log("beam {:.4g} x {:.4g} arcsec, {:.4g} deg: ".format(*beam.values) + beam.source)
+            beams = np.tile(beam.values, (nchan, 1))
+    if beams is None:
+        return None
+    good = np.flatnonzero((beams[:, 1] > 0) & np.isfinite(beams).all(axis=1))
+    if len(good) == 0:
+        return None
+    return _in_pixel_frame(beams[nearest(good, nchan)], template)
+
+
+def _record_beams(name: str, nchan: int) -> NDArray[np.float64] | None:
+    """(nchan, 3) beams of a CASA image as they stand, on the sky."""
     with opened(name) as ia:
         record = ia.restoringbeam()
     if not record:
         return None
     if "beams" not in record:
-        beam = _beam_row(record)
-        return np.tile(beam, (nchan, 1)) if beam[1] > 0 else None
+        return np.tile(_beam_row(record), (nchan, 1))
     beams = np.array([_beam_row(record["beams"][f"*{chan}"]["*0"]) for chan in range(int(record["nChannels"]))])
-    if len(beams) != nchan:
-        beams = np.tile(beams[0], (nchan, 1))
-    good = np.flatnonzero((beams[:, 1] > 0) & np.isfinite(beams).all(axis=1))
-    if len(good) == 0:
-        return None
-    return beams[nearest(good, nchan)]
+    return beams if len(beams) == nchan else np.tile(beams[0], (nchan, 1))
+
+
+def _in_pixel_frame(beams: NDArray[np.float64], template: Template) -> NDArray[np.float64]:
+    """Beams (n, 3) on the sky, whose angles are defined at the reference pixel, as the pixels see them."""
+    wcs, cell = celestial_wcs(template), cell_size(template)
+    frame = jacobian(wcs, *(float(value) - 1.0 for value in wcs.wcs.crpix)) / cell
+    on_sky = shape_to_covariance(beams[:, 0], beams[:, 1], beams[:, 2])
+    return np.stack(covariance_to_shape(transform(on_sky, np.linalg.inv(frame))), axis=1)
+
+
+def _set_beam(template: Template) -> str:
+    """How a beam is written into an image's header."""
+    if template.fits is None:
+        return f"imhead({template.name!r}, mode='put', hdkey='beammajor', hdvalue='3arcsec'), and beamminor, beampa"
+    return f"astropy.io.fits.setval({template.name!r}, 'BMAJ', value=3 / 3600) [deg], and BMIN, BPA"
 
 
 def nearest(good: NDArray[np.intp], nchan: int) -> NDArray[np.intp]:

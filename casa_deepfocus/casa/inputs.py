@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import grids, images, products, selection
+from casa_deepfocus.casa import companions, grids, products, selection
 from casa_deepfocus.casa.measurementset import Survey
 from casa_deepfocus.errors import ParameterError, ProductError
 from casa_deepfocus.models import runner
@@ -141,7 +141,7 @@ def check(parameters: Mapping[str, Any]) -> Request:
 def default_outfile(name: str) -> str:
     """Prefix of the products when none is given: the input's name without its ending, in the current folder."""
     base = os.path.basename(os.path.normpath(name))
-    for ending in (*images.FITS_ENDINGS, ".ms", ".image"):
+    for ending in (*companions.FITS_ENDINGS, ".ms", ".image"):
         if base.endswith(ending) and len(base) > len(ending):
             base = base[: -len(ending)]
     return base

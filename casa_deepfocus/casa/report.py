@@ -16,11 +16,11 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
 
 from casa_deepfocus.casa import products
 from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.geometry import covariance_to_shape
 
 if TYPE_CHECKING:
     from casa_deepfocus.pipeline.state import Result, SourceDetail
@@ -54,10 +54,9 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
     field = _png(field_figure(result, cube))
     Path(f"{prefix}.png").write_bytes(field)
     table = result.catalogue
-    shapes = np.stack(products.observed_shapes(table, cube), axis=1)
     rows = []
     for number, (row, detail) in enumerate(zip(table, result.details, strict=True)):
-        picture = _png(source_figure(row, detail, shapes[number], cube)) if number < PICTURES else b""
+        picture = _png(source_figure(row, detail, cube)) if number < PICTURES else b""
         rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": _text(picture)})
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html").render(
@@ -112,20 +111,18 @@ def probability_figure(result: Result, cube: Cube) -> Figure:
     return figure
 
 
-def source_figure(row: Row, detail: SourceDetail, shape: NDArray[np.float64], cube: Cube) -> Figure:
+def source_figure(row: Row, detail: SourceDetail, cube: Cube) -> Figure:
     """The spectrally focused image of a source, and its spectrum with range, model and Deep GRU's output."""
     spectral = cube.nchan > 1
     figure = Figure(figsize=(11.0, 3.6) if spectral else (4.2, 3.6), layout="constrained")
     left, *right = figure.subplots(1, 2, width_ratios=[1.0, 2.1]) if spectral else [figure.subplots()]
-    _draw_focused(left, figure, row, detail, shape, cube)
+    _draw_focused(left, figure, row, detail, cube)
     if right:
         _draw_spectrum(right[0], row, detail, cube)
     return figure
 
 
-def _draw_focused(
-    axes: Axes, figure: Figure, row: Row, detail: SourceDetail, shape: NDArray[np.float64], cube: Cube
-) -> None:
+def _draw_focused(axes: Axes, figure: Figure, row: Row, detail: SourceDetail, cube: Cube) -> None:
     x, y = float(row["x"]), float(row["y"])
     ny, nx = detail.focused.shape
     left, bottom = detail.focused_origin
@@ -139,9 +136,14 @@ def _draw_focused(
     shown = axes.imshow(detail.focused * 1e3, origin="lower", extent=extent, cmap="Greys", interpolation="nearest")
     figure.colorbar(shown, ax=axes, shrink=0.9, label="mJy/beam")
     colour = LINE if products.has_line(row) else CONTINUUM
-    # With x drawn as offset to the east, north through east turns from +y towards +x.
-    axes.add_patch(Ellipse((0.0, 0.0), shape[1], shape[0], angle=-shape[2], fill=False, color=colour, linewidth=1.6))
-    axes.set(xlabel="east [arcsec]", ylabel="north [arcsec]", title="focused image, FWHM as observed")
+    # The picture shows the pixels as they lie. With x drawn as offset to the east, north through east turns from +y
+    # towards +x.
+    maj, minor, pa = products.observed_pixel_shape(row, cube)
+    size = (minor * cube.cell, maj * cube.cell)
+    axes.add_patch(Ellipse((0.0, 0.0), *size, angle=-pa, fill=False, color=colour, linewidth=1.6))
+    turned = products.turned(cube.sky_frame(x, y))
+    across, along = ("along -x", "along y") if turned else ("east", "north")
+    axes.set(xlabel=f"{across} [arcsec]", ylabel=f"{along} [arcsec]", title="focused image, FWHM as observed")
     axes.title.set_fontsize(10)
 
 
@@ -193,11 +195,10 @@ def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
 
 
 def _draw_beam(axes: Axes, cube: Cube) -> None:
-    beam = np.median(cube.beams, axis=0)
-    size = beam[0] / cube.cell
+    size, width, angle = (float(value) for value in covariance_to_shape(cube.beam_covariance()))
     place = (0.03 * cube.shape[1] + size / 2, 0.03 * cube.shape[0] + size / 2)
-    # Pixels run west with x, so north through east turns from +y towards -x: matplotlib's own sense.
-    axes.add_patch(Ellipse(place, beam[1] / cube.cell, size, angle=beam[2], facecolor="#444444", edgecolor="white"))
+    # In the pixel frame x runs west, so north through east turns from +y towards -x: matplotlib's own sense.
+    axes.add_patch(Ellipse(place, width, size, angle=angle, facecolor="#444444", edgecolor="white"))
 
 
 def _height(width: float, cube: Cube) -> float:
@@ -272,7 +273,7 @@ def _number(value: Any, scale: float, digits: int = 3) -> str:
 
 
 def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]]:
-    beam = np.median(cube.beams, axis=0)
+    beam = cube.beam_on_sky()
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
     facts = [
         ("input", ", ".join(request.vis) or request.imagename),

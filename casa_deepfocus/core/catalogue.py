@@ -2,13 +2,15 @@
 
 The fit's components are what the antennas see; here the primary beam is taken off them: off their
 fluxes, and off places and sizes, which its slope changes (`core.primarybeam`). Sizes are posterior
-means (`core.sizes`). NaN means not measured; in the integer columns -1.
+means (`core.sizes`). Shapes and errors go from the pixel frame to the sky by the Jacobian at the source
+(`core.skyframe`). NaN means not measured; in the integer columns -1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 from astropy import units as u
@@ -22,6 +24,7 @@ from casa_deepfocus.core.geometry import covariance_to_shape, peak_over_flux, sh
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
 from casa_deepfocus.core.primarybeam import OnSky, local_beam, on_sky
 from casa_deepfocus.core.sizes import sizes
+from casa_deepfocus.core.skyframe import operator, transform
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("name", "str", "", "JHHMMSS.ss+DDMMSS.s of the fitted position"),
@@ -112,12 +115,18 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
     matrix = np.zeros((5, 5))
     if component.matrix is not None:
         matrix = source.jacobian @ component.matrix[:5, :5] @ source.jacobian.T
-    x_err, y_err = np.sqrt(np.diag(matrix)[:2]) if {"x", "y"} <= component.errors.keys() else (np.nan, np.nan)
-    maj, minor, maj_err, min_err = sizes(source.covariance, matrix[2:, 2:])
-    pa = float(covariance_to_shape(source.covariance)[2])
-    pa_err = angle_error(source.covariance, matrix[2:, 2:]) if component.fit_shape else np.nan
+    # On the sky, in units of the pixel size: offsets by the Jacobian, covariances by its square.
+    turn = cube.sky_frame(x, y)
+    shape, spread = transform(source.covariance, turn), operator(turn) @ matrix[2:, 2:] @ operator(turn).T
+    x_err = y_err = ra_err = dec_err = np.nan
+    if {"x", "y"} <= component.errors.keys():
+        x_err, y_err = np.sqrt(np.diag(matrix)[:2])
+        ra_err, dec_err = np.sqrt(np.diag(turn @ matrix[:2, :2] @ turn.T))
+    maj, minor, maj_err, min_err = sizes(shape, spread)
+    pa = float(covariance_to_shape(shape)[2])
+    pa_err = angle_error(shape, spread) if component.fit_shape else np.nan
     row: dict[str, object] = {
-        "ra": ra, "ra_err": x_err * cube.cell, "dec": dec, "dec_err": y_err * cube.cell,
+        "ra": ra, "ra_err": ra_err * cube.cell, "dec": dec, "dec_err": dec_err * cube.cell,
         "x": x, "y": y, "x_err": x_err, "y_err": y_err,
         "fwhm_maj": maj * cube.cell, "fwhm_min": minor * cube.cell, "pa": pa,
         "fwhm_maj_err": maj_err * cube.cell, "fwhm_min_err": min_err * cube.cell, "pa_err": pa_err,
@@ -222,6 +231,14 @@ def build(components: Sequence[Component], reliabilities: ArrayLike, cube: Cube)
     return table
 
 
+def pixel_shape(row: Any, cube: Cube) -> tuple[float, float, float]:
+    """FWHM major, minor [pixel] and position angle [deg] in the pixel frame of a row of the catalogue."""
+    on_sky = shape_to_covariance(row["fwhm_maj"] / cube.cell, row["fwhm_min"] / cube.cell, row["pa"])
+    back = np.linalg.inv(cube.sky_frame(row["x"], row["y"]))
+    shape = covariance_to_shape(transform(on_sky, back))
+    return float(shape[0]), float(shape[1]), float(shape[2])
+
+
 def _blank(kind: str) -> tuple[object, str]:
     return {"str": "", "float": np.nan, "int": -1}[kind], _DTYPES[kind]
 
@@ -238,10 +255,10 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _add_boxes(table: Table, components: Sequence[Component], cube: Cube) -> None:
+    maj, minor, pa = np.transpose([pixel_shape(row, cube) for row in table])
     sources = Sources.build(
-        x=table["x"], y=table["y"], beam=cube.beam_pixels(),
-        fwhm_maj=np.asarray(table["fwhm_maj"]) / cube.cell, fwhm_min=np.asarray(table["fwhm_min"]) / cube.cell,
-        pa=table["pa"], chan=table["chan"], line_fwhm=[c.fwhm if c.has_line else np.nan for c in components],
+        x=table["x"], y=table["y"], beam=cube.beam_pixels(), fwhm_maj=maj, fwhm_min=minor, pa=pa, chan=table["chan"],
+        line_fwhm=[c.fwhm if c.has_line else np.nan for c in components],
     )  # fmt: skip
     boxes = draw_boxes(sources)
     ny, nx = cube.shape
@@ -252,12 +269,12 @@ def _add_boxes(table: Table, components: Sequence[Component], cube: Cube) -> Non
 
 
 def _meta(cube: Cube) -> dict[str, object]:
-    beam = np.median(cube.beams, axis=0)
+    beam = cube.beam_on_sky()
     freq = cube.restfreq or float(np.median(cube.freq))
     known = {key: cube.meta[key] for key in ("object", "telescope", "radesys", "equinox") if key in cube.meta}
     return known | {
         "frame": cube.frame, "restfreq": float(cube.restfreq),
-        "beam_maj": float(beam[0]), "beam_min": float(beam[1]), "beam_pa": float(beam[2]), "cell": float(cube.cell),
+        "beam_maj": beam[0], "beam_min": beam[1], "beam_pa": beam[2], "cell": float(cube.cell),
         "nchan": cube.nchan, "nx": cube.shape[1], "ny": cube.shape[0],
         "freq0": float(cube.freq[0]), "chan_width": cube.chan_width,
         "chan_width_kms": cube.chan_width_kms(freq) if freq else 0.0,

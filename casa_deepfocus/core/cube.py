@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.geometry import shape_to_covariance
+from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
+from casa_deepfocus.core.skyframe import jacobian, transform
 from casa_deepfocus.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ class Cube:
     freq : (nchan,) float64 [Hz]
         Channel centres in the cube's own frame; rising or falling, regular.
     beams : (nchan, 3) float64 [arcsec, arcsec, deg]
-        Restoring beam of each channel: FWHM major, minor, position angle.
+        Restoring beam of each channel: FWHM major, minor, position angle in the pixel frame (`core.geometry`).
     cell : float [arcsec]
-        Pixel size; pixels are square.
+        Pixel size; pixels are square, but may be turned or mirrored on the sky (`sky_frame`).
     wcs : astropy.wcs.WCS or None
         Celestial, two axes (x, y), zero-based pixels.
     frame : str
@@ -99,7 +100,10 @@ class Cube:
 
     def chan_to_freq(self, chan: float) -> float:
         """Frequency [Hz] at a (fractional) channel."""
-        return float(self.freq[0] + self.chan_width * chan)
+        if self.nchan == 1:
+            return float(self.freq[0])
+        low = int(np.clip(np.floor(chan), 0, self.nchan - 2))
+        return float(self.freq[low] + (self.freq[low + 1] - self.freq[low]) * (chan - low))
 
     def beam_covariance(self) -> NDArray[np.float64]:
         """Covariance (sxx, syy, sxy) [pixel^2] of the median beam."""
@@ -112,6 +116,27 @@ class Cube:
     def beam_pixels(self) -> float:
         """Geometric mean FWHM of the median beam [pixel]."""
         return float(np.median(np.sqrt(self.beams[:, 0] * self.beams[:, 1])) / self.cell)
+
+    def sky_frame(self, x: float, y: float) -> NDArray[np.float64]:
+        """(2, 2) matrix from pixel offsets to offsets (west, north) on the sky, in units of `cell`, about a pixel.
+
+        The identity, nearly, where north is up and east left; without sky coordinates exactly that.
+        """
+        if self.wcs is None:
+            return np.eye(2)
+        matrix = jacobian(self.wcs, x, y) / self.cell
+        return matrix if np.isfinite(matrix).all() else np.eye(2)
+
+    def reference_frame(self) -> NDArray[np.float64]:
+        """`sky_frame` at the reference pixel, where the position angles of beams are defined."""
+        if self.wcs is None:
+            return np.eye(2)
+        return self.sky_frame(*(float(value) - 1.0 for value in self.wcs.wcs.crpix))
+
+    def beam_on_sky(self) -> tuple[float, float, float]:
+        """FWHM major, minor [arcsec] and position angle [deg] on the sky of the median beam, at the reference pixel."""
+        shape = covariance_to_shape(transform(self.beam_covariance(), self.reference_frame()))
+        return float(shape[0]) * self.cell, float(shape[1]) * self.cell, float(shape[2])
 
     def with_data(self, data: NDArray[np.float32]) -> Cube:
         """The same cube with other pixel values."""

@@ -25,6 +25,7 @@ from casa_deepfocus.core.continuum import fit_continuum, line_free_channels, sub
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import integrated_map
 from casa_deepfocus.core.fit import JointFit
+from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.noise import blank_to_zero, channel_noise, inverse_variance
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.whitening import as_natural
@@ -205,6 +206,7 @@ def collapse(cube: Cube, sigma: NDArray) -> Cube:
         for name, array in (("psf", cube.psf), ("pb", cube.pb))
     }
     freq = np.array([float((weights * cube.freq).sum())])
-    return replace(
-        cube, data=data[None], psf=mean["psf"], pb=mean["pb"], freq=freq, beams=np.median(cube.beams, axis=0)[None]
-    )
+    # The median of the shapes: angles on both sides of north have none.
+    maj, minor, pa = covariance_to_shape(cube.beam_covariance())
+    beam = np.array([[maj * cube.cell, minor * cube.cell, pa]])
+    return replace(cube, data=data[None], psf=mean["psf"], pb=mean["pb"], freq=freq, beams=beam)
