@@ -6,9 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-FITS_ENDINGS = tuple(
-    fits + packed for packed in (".gz", ".fz", "") for fits in (".fits", ".fit", ".FITS", ".fts")
-)
+FITS_ENDINGS = tuple(fits + packed for packed in (".gz", ".fz", "") for fits in (".fits", ".fit", ".FITS", ".fts"))
 """Endings of FITS files; a longer one comes before the one that it contains."""
 
 

@@ -315,7 +315,10 @@ def _inspect_casa(name: str) -> Template:
     known = {x, y, spectral, stokes}
     extra = [n for axis, n in enumerate(shape) if axis not in known and n > 1]
     if extra:
-        raise DataError(f"{name!r} has a further axis of {extra[0]} pixels; extract one plane with imsubimage")
+        raise DataError(
+            f"{name!r} has a further axis of {extra[0]} pixels; two sky axes, a spectral and a Stokes axis are read. "
+            "If it was imported from a FITS file, give that file"
+        )
     problems: list[DataError] = []
     wcs = _or_problem(problems, lambda: _record_wcs(record, name))
     spectrum = None
@@ -369,7 +372,7 @@ def _record_wcs(record: dict[str, Any], name: str) -> WCS:
     if system not in ("ICRS", "J2000", "B1950"):
         raise DataError(
             f"{name!r} is in {system} coordinates; right ascension and declination are needed: make the image in ICRS "
-            f"or J2000, or regrid it with imregrid(imagename={name!r}, template='J2000', output=...)"
+            "or J2000"
         )
     to_deg = np.degrees(1.0) if str(direction["units"][0]) == "rad" else 1.0
     projection = str(direction["projection"])
@@ -427,7 +430,7 @@ def _check_agreement(template: Template) -> None:
                 raise DataError(
                     f"CASA and astropy read the sky coordinates of {template.name!r} differently (pixel {place}: "
                     f"{theirs[0] % 360.0:.7f}, {theirs[1]:.7f} and {ours[0] % 360.0:.7f}, {ours[1]:.7f} deg): "
-                    "regrid it to the projection SIN or TAN"
+                    "make the image in the projection SIN or TAN"
                 )
     finally:
         cs.done()

@@ -44,9 +44,7 @@ EQUINOXES = {"FK5": 2000.0, "FK4": 1950.0}
 FK4_BEFORE = 1984.0
 """Without a named frame an older equinox means FK4 (FITS standard, section 8.3)."""
 
-AIPS_BEAM = re.compile(
-    r"BMAJ\s*=\s*(?P<maj>\S+)\s+BMIN\s*=\s*(?P<min>\S+)\s+BPA\s*=\s*(?P<pa>\S+)", re.IGNORECASE
-)
+AIPS_BEAM = re.compile(r"BMAJ\s*=\s*(?P<maj>\S+)\s+BMIN\s*=\s*(?P<min>\S+)\s+BPA\s*=\s*(?P<pa>\S+)", re.IGNORECASE)
 """Beam [deg] that AIPS, and programs after it, write into HISTORY."""
 
 LINEAR_OFFSET = 1e-9
@@ -80,19 +78,24 @@ def axes_of(image: FitsImage) -> Axes:
         Where sky axes are missing, or a further axis has more than one pixel.
     """
     found: dict[str, int] = {}
+    unknown = []
     for axis, size in enumerate(image.shape, start=1):
         kind = _kind(ctype(image.header, axis))
-        if kind:
-            found.setdefault(kind, axis)
+        if kind and kind not in found:
+            found[kind] = axis
         elif size > 1:
-            raise DataError(
-                f"{image.name!r} has a further axis of {size} pixels (CTYPE{axis} = "
-                f"{str(image.header.get(f'CTYPE{axis}', '')).strip()!r}); extract one plane with imsubimage"
-            )
+            unknown.append(axis)
     if "lng" not in found and "lat" not in found:
         raise DataError(f"{image.name!r} has no sky axes (right ascension and declination with a projection)")
     if "lng" not in found or "lat" not in found:
         raise DataError(f"{image.name!r} has only one sky axis: give an image, not a position-velocity slice")
+    for axis in unknown:
+        key = f"CTYPE{axis}"
+        raise DataError(
+            f"{image.name!r} has a further axis of {image.shape[axis - 1]} pixels ({key} = "
+            f"{str(image.header.get(key, '')).strip()!r}); two sky axes, a spectral and a Stokes axis are read. If it "
+            f"is the spectral axis, {set_keyword(image.name, key, repr('FREQ'))}"
+        )
     return Axes(found["lng"], found["lat"], found.get("spectral"), found.get("stokes"))
 
 
@@ -170,7 +173,6 @@ def celestial(image: FitsImage, axes: Axes) -> WCS:
 def _sky_cards(header: fits.Header, name: str, pair: tuple[int, int], ndim: int) -> dict[str, Any]:
     """The keywords of the two sky axes, numbered 1 and 2."""
     cards: dict[str, Any] = {}
-    factors = []
     for new, old in enumerate(pair, start=1):
         given = str(header.get(f"CUNIT{old}", "")).strip()
         if given.upper() not in ANGLES:
@@ -187,10 +189,8 @@ def _sky_cards(header: fits.Header, name: str, pair: tuple[int, int], ndim: int)
     matrices = {key for key in header if re.fullmatch(r"(PC|CD)(\d+_\d+|00\d00\d)", key)}
     prefix = "CD" if any(key.startswith("CD") for key in matrices) else "PC"
     for new, old in enumerate(pair, start=1):
-        step = 1.0 if prefix == "CD" and f"CD{old}_{old}" in header else number(header, f"CDELT{old}", name)
-        factors.append(step)
         if prefix == "PC":
-            cards[f"CDELT{new}"] = step
+            cards[f"CDELT{new}"] = number(header, f"CDELT{old}", name)
         for axis in range(1, ndim + 1):
             for key in (f"{prefix}{old}_{axis}", f"{prefix}{old:03d}{axis:03d}"):
                 if key not in header:
@@ -218,8 +218,7 @@ def _frame(header: fits.Header, name: str, first: str) -> tuple[str, float]:
     remedy = "make the image in ICRS or J2000"
     if first in SYSTEMS:
         raise DataError(
-            f"{name!r} is in {SYSTEMS[first]} coordinates; right ascension and declination are needed: {remedy}, or "
-            f"regrid it with imregrid(imagename={name!r}, template='J2000', output=...)"
+            f"{name!r} is in {SYSTEMS[first]} coordinates; right ascension and declination are needed: {remedy}"
         )
     system = str(header.get("RADESYS", header.get("RADECSYS", ""))).strip().upper()
     system = {"J2000": "FK5", "B1950": "FK4"}.get(system, system)
@@ -302,8 +301,8 @@ def casa_cards(wcs: WCS, pair: tuple[int, int]) -> dict[str, Any]:
     terms = {(int(axis), int(index)): float(value) for axis, index, value in wcs.wcs.get_pv()}
     first = str(wcs.wcs.ctype[0]).split("-")[0], str(wcs.wcs.ctype[1]).split("-")[0]
     cards: dict[str, Any] = {}
-    if projection in ("GLS", "SFL") and (projection == "GLS" or (1, 2) in terms):
-        # CASA knows the sinusoidal projection about the equator only; that of AIPS is the same one moved.
+    if projection == "GLS" or (projection == "SFL" and terms.get((1, 0), 0.0) and terms.get((1, 2)) == crval[1]):
+        # CASA knows the sinusoidal projection about the equator only; AIPS's is the same one moved along the meridian.
         crpix += np.linalg.solve(matrix, [0.0, -crval[1]])
         crval[1], projection, terms = 0.0, "SFL", {}
     else:

@@ -135,7 +135,9 @@ def write_all(
     write_catalogue(folder / base, table)
     if len(table):
         (folder / f"{base}.crtf").write_text(crtf(table, cube), encoding="utf-8")
-        write_components(str(folder / f"{base}.cl"), table, cube)
+        if np.isfinite(cube.freq).all():
+            # A component needs a frequency, and an image without a spectral axis has none.
+            write_components(str(folder / f"{base}.cl"), table, cube)
     images.write_planes(str(folder / f"{base}.mask"), result.mask, template, history=history)
     images.write_sky(str(folder / f"{base}.prob"), result.probability, template, history=history)
 
@@ -259,7 +261,7 @@ def write_components(name: str, table: Table, cube: Cube) -> None:
                     cl.length() - 1, type="tabular", tabularfreqs=np.array(ends),
                     tabularflux=np.array([0.0, *profile, 0.0]), tabularframe=spectral_frame,
                 )  # fmt: skip
-            if row["continuum"] > 0 and np.isfinite(middle):
+            if row["continuum"] > 0:
                 index = _spectral_index(row, middle)
                 kind = {"spectrumtype": "spectral index", "index": index} if index else {"spectrumtype": "constant"}
                 _add(cl, float(row["continuum"]), f"{spectral_frame} {middle!r}Hz", place, **kind)

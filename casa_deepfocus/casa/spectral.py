@@ -162,9 +162,7 @@ def _restfreq(header: fits.Header, name: str, notes: list[tuple[str, str]]) -> f
     return float((wave * u.m).to_value(u.Hz, u.spectral())) if wave > 0 else 0.0
 
 
-def _kinds(
-    header: fits.Header, name: str, axis: int, text: str, notes: list[tuple[str, str]]
-) -> tuple[list[str], str]:
+def _kinds(header: fits.Header, name: str, axis: int, text: str, notes: list[tuple[str, str]]) -> tuple[list[str], str]:
     """CTYPE as the FITS standard has it, the likely one first where the header leaves it open; and the frame."""
     first, _, rest = text.partition("-")
     rest = rest.strip("-")

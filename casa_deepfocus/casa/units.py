@@ -57,9 +57,7 @@ def jy_per_beam(unit: str, name: str) -> float:
         return 1.0
     found = JANSKY.search(text)
     if found and found[1] == "M" and found[2].isupper():
-        raise DataError(
-            f"{name!r} is in {unit!r}, which may mean milli or mega: set BUNIT to 'mJy/beam' or 'MJy/beam'"
-        )
+        raise DataError(f"{name!r} is in {unit!r}, which may mean milli or mega: set BUNIT to 'mJy/beam' or 'MJy/beam'")
     parsed = _parse(text)
     if parsed is not None and parsed.is_equivalent(JY_PER_BEAM):
         return float(parsed.to(JY_PER_BEAM))

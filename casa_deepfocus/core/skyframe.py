@@ -23,8 +23,8 @@ STEP = 0.5
 1e-9 for pixels of an arcminute; rounding of positions, 1e-13 deg, is 1e-5 of a pixel of 0.1 mas."""
 
 POLE = 1e-10
-"""Cosine of the declination below which a place is the pole, and north the direction away from the meridian of the
-reference point, which is where images drawn about the pole have their +y."""
+"""Cosine of the declination below which a place is the pole. North is along the meridian of the reference point there,
+one way or the other, which is the axis y of an image that is drawn about the pole."""
 
 
 def jacobian(wcs: WCS, x: float, y: float) -> NDArray[np.float64]:
