@@ -172,6 +172,16 @@ def test_headers_that_cannot_be_used_say_why(cards, message):
     assert "x.fits" in str(caught.value)
 
 
+def test_a_value_that_is_none_is_named():
+    """Other programs write NaN into headers, which astropy does not."""
+    write("x.fits", RADIO)
+    raw = Path("x.fits").read_bytes()
+    start = raw.index(b"CRVAL1")
+    Path("x.fits").write_bytes(raw[:start] + b"CRVAL1  =                  NaN".ljust(80) + raw[start + 80 :])
+    with pytest.raises(DataError, match="CRVAL1 = 'NaN'"):
+        images.read_cube("x.fits")
+
+
 def test_sky_axes_that_depend_on_the_channel_are_refused():
     write("x.fits", RADIO | CUBE | {"PC1_1": 1.0, "PC1_3": 0.1}, shape=(4, 40, 48))
     with pytest.raises(DataError, match="axis 3"):

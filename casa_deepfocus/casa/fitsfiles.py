@@ -87,11 +87,24 @@ def read(name: str) -> FitsImage | None:
         if not images:
             raise DataError(f"{name!r} is a FITS file without an image of two or more axes")
         unit = units[images[0]]
-        header = unit.header.copy()
+        header = _readable(unit.header)
         shape = tuple(int(header[f"NAXIS{axis}"]) for axis in range(1, int(header["NAXIS"]) + 1))
         table = next((other for other in units[images[0] :] if other.name == "BEAMS"), None)
         beams = None if table is None else _beam_rows(table, name)
     return FitsImage(name, images[0], header, shape, beams, len(images) - 1)
+
+
+def _readable(header: fits.Header) -> fits.Header:
+    """A header whose every value can be asked for: what is no FITS value (NaN, a comma) stands as text."""
+    out = header.copy()
+    for place, card in enumerate(header.cards):
+        try:
+            card.value  # noqa: B018
+        except fits.VerifyError:
+            text = str(card.image)[10:].split("/")[0].strip(" '")
+            del out[place]
+            out.insert(place, (card.keyword, text))
+    return out
 
 
 @contextmanager

@@ -179,7 +179,8 @@ SPECTRAL: dict[str, Callable[[Path, Path], Trial]] = {
     "FREQ-LOG": partial(_axis, may=True, CTYPE3="FREQ-LOG"),
     "FREQ-TAB": partial(_axis, refuse=(("spectral", "FREQ-TAB", "axis", "tab"),), CTYPE3="FREQ-TAB"),
     "WAVE": partial(
-        _axis, refuse=(("spectral", "WAVE", "axis", "Hz"),), CTYPE3="WAVE", CUNIT3="m", CRVAL3=1.3e-3, CDELT3=1e-7
+        _axis, CTYPE3="WAVE", CUNIT3="m", CRVAL3=1e3 * C_KMS / fields.FREQ,
+        CDELT3=-1e3 * C_KMS * fields.WIDTH / fields.FREQ**2,
     ),
     "step of zero": partial(_axis, refuse=(("CDELT3", "channel", "spectral", "frequenc"),), CDELT3=0.0),
     "SPECSYS3": partial(_axis, SPECSYS=None, SPECSYS3="LSRK"),
