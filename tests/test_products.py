@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.table import Table
 from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, without_sources
 
@@ -289,3 +290,27 @@ def test_a_workspace_leaves_nothing_behind(tmp_path):
     assert names(tmp_path) == []
     with pytest.raises(ProductError, match="nothing can be written"), products.workspace("/proc/out"):
         pass
+
+
+def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
+    """CASA cannot go from a named frame to an unknown one: the region names none then."""
+    from dataclasses import replace
+
+    from casatools import regionmanager
+
+    _, result, cube = written
+    text = products.crtf(result.catalogue, replace(cube, frame=""))
+    assert "frame=" not in text and "range=" in text
+    fits.PrimaryHDU(np.zeros((8, 48, 64), "f4"), fits.Header([
+        ("CTYPE1", "RA---SIN"), ("CRVAL1", 150.0), ("CRPIX1", 33.0), ("CDELT1", -0.5 / 3600), ("CTYPE2", "DEC--SIN"),
+        ("CRVAL2", -20.0), ("CRPIX2", 25.0), ("CDELT2", 0.5 / 3600), ("CTYPE3", "FREQ"), ("CRVAL3", FREQ0),
+        ("CRPIX3", 1.0), ("CDELT3", CHAN_WIDTH), ("RADESYS", "FK5"), ("EQUINOX", 2000.0),
+    ])).writeto("unknown.fits")  # fmt: skip
+    rg = regionmanager()
+    with images.opened("unknown.fits") as ia:
+        csys = ia.coordsys()
+        region = rg.fromtext(text.splitlines()[1], [64, 48, 8], csys.torecord())
+        box = ia.boundingbox(region)
+        csys.done()
+        rg.done()
+    assert box["trc"][2] > box["blc"][2] or box["bbShape"][2] >= 1

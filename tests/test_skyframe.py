@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from casa_deepfocus.core import catalogue, geometry, skyframe
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.pipeline import collapse
 
 angles = st.floats(0.0, 360.0)
 parities = st.sampled_from([-1.0, 1.0])
@@ -151,3 +154,12 @@ def test_frequencies_between_channels_follow_the_axis():
     assert bent.chan_to_freq(2.0) == freq[2]
     assert bent.chan_to_freq(1.5) == pytest.approx(0.5 * (freq[1] + freq[2]))
     assert bent.chan_to_freq(-1.0) == pytest.approx(100e9 - 1e6)
+
+
+def test_the_mean_channel_has_the_median_of_shapes_not_of_angles():
+    """Beams at 5 and at 175 degrees lie on both sides of north."""
+    cube = turned_cube(None, nchan=2)
+    beams = np.array([[3.0, 2.0, 5.0], [3.0, 2.0, 175.0]])
+    mean = collapse(replace(cube, data=cube.data + 1.0, beams=beams), np.ones(2))
+    assert abs((mean.beams[0, 2] + 90.0) % 180.0 - 90.0) < 1e-6
+    assert mean.beams[0, 0] == pytest.approx(3.0, rel=0.02)

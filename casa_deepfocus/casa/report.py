@@ -165,7 +165,8 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
     other.tick_params(labelcolor=CONTINUUM, labelsize=8)
     axes.set_xlim(freq.min() - step, freq.max() + step)
     axes.ticklabel_format(axis="x", useOffset=False)
-    axes.set(xlabel=f"frequency [GHz], {cube.frame}" if known else "channel", ylabel="flux density [mJy], as observed")
+    name = f"frequency [GHz], {cube.frame}".rstrip(", ") if known else "channel"
+    axes.set(xlabel=name, ylabel="flux density [mJy], as observed")
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     names = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
     axes.legend(handles, names, loc="upper right", fontsize=8, frameon=False, ncols=4)
@@ -287,5 +288,5 @@ def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]
     ]
     if cube.nchan > 1:
         ends = sorted((cube.freq[0] / 1e9, cube.freq[-1] / 1e9))
-        facts.insert(3, ("frequencies", f"{ends[0]:.6f} to {ends[1]:.6f} GHz, {cube.frame}"))
+        facts.insert(3, ("frequencies", f"{ends[0]:.6f} to {ends[1]:.6f} GHz, {cube.frame}".rstrip(", ")))
     return facts + [(key, cube.meta[key]) for key in ("telescope", "observer", "radesys") if key in cube.meta]
