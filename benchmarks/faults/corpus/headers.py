@@ -88,7 +88,7 @@ def _plain_gaussian() -> fields.Field:
     """A field whose PSF is the Gaussian of a round beam, noise and all."""
     from benchmarks.faults.corpus.noise import toy
 
-    return toy("beam", 0.15)
+    return toy("beam", 1e-3)
 
 
 def _aips(number: int, folder: Path, shared: Path) -> Trial:
