@@ -94,17 +94,11 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     DataError
         Where the images cannot be used or do not fit each other.
     """
-    template = inspect(imagename)
-    check_usable(template)
+    template, own, pb = inspect_inputs(imagename, psf, pb)
     if not template.unit.strip():
         log(f"{imagename} has no brightness unit; taken as Jy/beam", "WARN")
     scale = unit_scale(template)
-    psf, pb = psf or find_companion(imagename, "psf"), pb or find_companion(imagename, "pb")
-    consistency.check_names(imagename, psf, pb)
     nchan, ny, nx = template.nchan, template.shape[template.y], template.shape[template.x]
-    own = inspect(psf) if psf else None
-    psf_shape = (own.nchan, own.shape[own.y], own.shape[own.x]) if own else (1, 2 * ny, 2 * nx)
-    memory.check_memory(nchan, ny, nx, psf_shape, imagename)
     cell = cell_size(template)
     freq, frame, restfreq = frequencies(template)
     header = _beams(imagename, nchan)
@@ -116,7 +110,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     if own is not None:
         psf_data = _read_psf(own, template, data, log)
         beams = _fitted_beams(psf_data, template, log) if header is None else header
-        responses.check_psf_size(psf_data, beams, cell, (ny, nx), psf, log)
+        responses.check_psf_size(psf_data, beams, cell, (ny, nx), own.name, log)
     elif header is not None:
         log("no PSF found: the Gaussian beam of the header stands in for it, sidelobes are not removed", "WARN")
         psf_data, beams = gaussian_psf(header, cell, (2 * ny, 2 * nx)), header
@@ -127,7 +121,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         )
     _without_pb_correction(data, pb_data, template, bool(pb), beams[:, 0] * beams[:, 1] / cell**2, log)
     if own is not None and header is not None:
-        beams = consistency.check_beam(beams, psf_data, template, psf, data, log)
+        beams = consistency.check_beam(beams, psf_data, template, own.name, data, log)
     if scale != 1.0:
         data *= np.float32(scale)
     cube = Cube(
@@ -140,11 +134,40 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         wcs=celestial_wcs(template),
         frame=frame,
         restfreq=restfreq,
-        psf_is_measured=bool(psf),
+        psf_is_measured=own is not None,
         spectral=template.nchan > 1,
         meta=_meta(template),
     )
     return cube, template
+
+
+def inspect_inputs(imagename: str, psf: str = "", pb: str = "") -> tuple[Template, Template | None, str]:
+    """The grids of an image and of its PSF, and the name of its primary beam, seen to be usable; no pixel is read.
+
+    Parameters
+    ----------
+    imagename, psf, pb : str
+        As for `read_cube`.
+
+    Returns
+    -------
+    Template, Template or None, str
+        The PSF and the primary beam are found by name where none is given; None, '' where there are none.
+
+    Raises
+    ------
+    ParameterError, DataError
+        Where the image cannot be used, two of the three are one file, or the search would not fit into memory.
+    """
+    template = inspect(imagename)
+    check_usable(template)
+    psf, pb = psf or find_companion(imagename, "psf"), pb or find_companion(imagename, "pb")
+    consistency.check_names(imagename, psf, pb)
+    own = inspect(psf) if psf else None
+    ny, nx = template.shape[template.y], template.shape[template.x]
+    psf_shape = (own.nchan, own.shape[own.y], own.shape[own.x]) if own else (1, 2 * ny, 2 * nx)
+    memory.check_memory(template.nchan, ny, nx, psf_shape, imagename)
+    return template, own, pb
 
 
 def fit_beam(psf: NDArray[np.floating], cell: float) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from casatools import ms as mstool
 from casatools import table
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import grids, images, products
+from casa_deepfocus.casa import images, products
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError, ProductError
 from casa_deepfocus.models import runner
 from casa_deepfocus.pipeline import state
@@ -110,7 +110,7 @@ def check(parameters: Mapping[str, Any]) -> Request:
         nchan = 1 if tclean["specmode"] == "mfs" else int(tclean["nchan"])
         remedy = "Use specmode='cube' and more channels, or mode='continuum'"
     else:
-        nchan = _check_image(imagename)
+        nchan = _check_image(imagename, str(values["psf"] or ""), str(values["pb"] or ""))
         remedy = "Use mode='continuum'"
     if mode == "line" and 0 <= nchan < state.MIN_LINE_CHANNELS:
         raise ParameterError(
@@ -204,13 +204,11 @@ def _check_outfile(outfile: Any, vis: tuple[str, ...], imagename: str, overwrite
     return prefix
 
 
-def _check_image(imagename: str) -> int:
-    """Number of channels of an image that can be used."""
+def _check_image(imagename: str, psf: str, pb: str) -> int:
+    """Number of channels of an image that can be used, with its PSF and primary beam."""
     if not os.path.exists(imagename):
         raise ParameterError("imagename", imagename, "does not exist", "Check the path")
-    template = grids.inspect(imagename)
-    grids.check_usable(template)
-    return template.nchan
+    return images.inspect_inputs(imagename, psf, pb)[0].nchan
 
 
 def _check_vis(vis: tuple[str, ...], tclean: Mapping[str, Any]) -> None:

@@ -49,15 +49,13 @@ def check_memory(nchan: int, ny: int, nx: int, psf_shape: tuple[int, int, int], 
     free, need = available_memory(), needed_memory(nchan, ny, nx, psf_shape)
     if need <= free:
         return
-    planes = 1 if psf_shape[0] == 1 else 0
-    fewer = nchan
-    while fewer > 1 and needed_memory(fewer, ny, nx, (psf_shape[0] if planes else fewer, *psf_shape[1:])) > free:
-        fewer = min(int(fewer * 0.9), fewer - 1)
-    fits = needed_memory(fewer, ny, nx, (psf_shape[0] if planes else fewer, *psf_shape[1:])) <= free
-    if fits and fewer > 1:
+    planes, py, px = psf_shape
+    fixed = needed_memory(0, ny, nx, (1 if planes == 1 else 0, py, px))
+    fewer = min((free - fixed) // (needed_memory(1, ny, nx, (1, py, px)) - fixed), nchan - 1)
+    if fewer >= 1:
         remedy = (
-            f"Search {fewer} channels at a time: imsubimage(imagename=..., outfile=..., chans='0~{fewer - 1}') for an "
-            f"image, its PSF and primary beam given as they are; nchan={fewer} for a measurement set"
+            f"Search {fewer} channels at a time: imsubimage(imagename=..., outfile=..., chans='0~{fewer - 1}') of "
+            f"image and psf alike, nchan={fewer} for a measurement set"
         )
     else:
         remedy = "Search a smaller field: imsubimage(..., box=...) of image and pb alike; imsize for a measurement set"

@@ -92,7 +92,7 @@ class Slope:
 def noise_slope(data: NDArray, pb: NDArray, beam_area: float) -> Slope:
     """How the noise changes with the primary beam over the field.
 
-    In a cube the difference of neighbouring channels is looked at, which holds little of continuum sources.
+    In a cube the second difference of channels is looked at, which holds little of continuum sources.
 
     Parameters
     ----------
@@ -220,12 +220,16 @@ def _likelihoods(plane: NDArray, psf: NDArray, kernel: NDArray) -> NDArray[np.fl
 
 
 def _differences(data: NDArray) -> list[tuple[int, NDArray]]:
-    """(channel, plane) of at most `CHANNELS` of them, less the next channel's where there are several."""
+    """(channel, plane) of at most `CHANNELS` of them, less the mean of their neighbours where these are known.
+
+    The second difference has no continuum, nor has it the change of its sidelobes with frequency.
+    """
     good = [chan for chan, plane in enumerate(data) if np.isfinite(plane).any()]
-    if len(good) == 1:
-        return [(good[0], data[good[0]])]
-    pairs = list(zip(good[:-1:2], good[1::2], strict=False))
-    return [(low, data[low] - data[high]) for low, high in pairs[:: -(-len(pairs) // CHANNELS) or 1]]
+    if len(good) < 3:
+        return [(chan, data[chan]) for chan in good]
+    triples = list(zip(good[:-2:3], good[1::3], good[2::3], strict=False))
+    chosen = triples[:: -(-len(triples) // CHANNELS)]
+    return [(chan, data[chan] - 0.5 * (data[below] + data[above])) for below, chan, above in chosen]
 
 
 def _most_measured(plane: NDArray) -> tuple[slice, slice]:
