@@ -25,6 +25,7 @@ from casatools import regionmanager, table
 from casa_deepfocus.casa.grids import opened
 from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request, selection
+from casa_deepfocus.casa.memory import check_memory
 from casa_deepfocus.errors import DataError, ParameterError
 
 C = 299792458.0
@@ -76,6 +77,8 @@ def make_images(request: Request, folder: str, log: Log) -> str:
     ParameterError, DataError
     """
     grid = plan(request, log)
+    nchan = 1 if request.tclean["specmode"] == "mfs" else int(request.tclean["nchan"])
+    check_memory(nchan, grid.ny, grid.nx, (nchan, 2 * grid.ny, 2 * grid.nx), ", ".join(request.vis))
     wide, name = os.path.join(folder, "wide"), os.path.join(folder, "dirty")
     if str(request.tclean["gridder"]).startswith(("mosaic", "awp")):
         log(f"gridder={request.tclean['gridder']!r}: the PSF of the image's centre is used for the whole field", "WARN")
