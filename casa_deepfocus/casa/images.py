@@ -305,11 +305,11 @@ def _read_psf(template: Template, image: Template, data: NDArray, log: Log) -> N
     consistency.check_pixel(template, image, "psf")
     chosen = consistency.matching_channels(template, image, "psf")
     planes = _planes(template, mask=False)
-    if planes.shape == data.shape and np.array_equal(planes[np.isfinite(data)], data[np.isfinite(data)]):
+    first = next(chan for chan, plane in enumerate(data) if np.isfinite(plane).any())
+    known = np.isfinite(data[first])
+    if planes.shape == data.shape and np.array_equal(planes[first][known], data[first][known]):
         raise ParameterError("psf", template.name, "holds the image itself", "Give the .psf that was made with it")
-    if len(chosen) != len(planes) or (np.diff(chosen) != 1).any():
-        planes = planes[chosen]
-        log(f"the channels of the PSF {template.name} are brought into the image's order, by their frequencies")
+    planes = _in_order(planes, chosen, template.name, log)
     reference = responses.reference_pixel(template, celestial_wcs(template).wcs.crpix)
     psf = responses.usable_psf(planes, reference, template.name, log)
     log(f"PSF: {template.name} ({psf.shape[2]} x {psf.shape[1]} pixels, {psf.shape[0]} planes)")
@@ -375,7 +375,15 @@ def _read_pb(name: str, template: Template, log: Log) -> NDArray[np.float32]:
     consistency.check_place(own, template, "pb")
     chosen = consistency.matching_channels(own, template, "pb")
     log(f"primary beam: {name}")
-    return responses.usable_pb(_planes(own, mask=True)[chosen], name)
+    return responses.usable_pb(_in_order(_planes(own, mask=True), chosen, name, log), name)
+
+
+def _in_order(planes: NDArray[np.float32], chosen: NDArray[np.intp], name: str, log: Log) -> NDArray[np.float32]:
+    """The chosen planes of an image; themselves, not copied, where these are all of them in their order."""
+    if len(chosen) == len(planes) and (np.diff(chosen) == 1).all():
+        return planes
+    log(f"the channels of {name} are brought into the image's order, by their frequencies")
+    return planes[chosen]
 
 
 def _meta(template: Template) -> dict[str, str]:

@@ -61,13 +61,15 @@ def usable_psf(
     ------
     DataError
     """
-    np.nan_to_num(planes, copy=False)
-    good = np.flatnonzero(planes.any(axis=(1, 2)))
+    # Plane by plane: PSFs are the largest of all arrays, and a copy of all of them would be another one.
+    for plane in planes:
+        np.nan_to_num(plane, copy=False)
+    good = np.flatnonzero([plane.any() for plane in planes])
     if len(good) == 0:
         raise DataError(f"the psf {name!r} is empty: all of its pixels are zero or blank")
-    y, x = _centre(planes[good], reference)
+    y, x = _centre(planes, reference)
     peaks = planes[good, y, x]
-    highest = np.abs(planes[good]).max(axis=(1, 2))
+    highest = np.array([max(planes[chan].max(), -planes[chan].min()) for chan in good])
     worst = int(np.argmax(highest / np.where(peaks > 0, peaks, np.inf)))
     if not (peaks > 0).all() or (highest > peaks * (1.0 + SIDELOBE_TOLERANCE)).any():
         worst = int(np.argmin(peaks)) if not (peaks > 0).all() else worst
@@ -84,7 +86,8 @@ def usable_psf(
             "or resampled. Give the .psf that was made with the image, or divide image and PSF by the same number if "
             "both were scaled alike"
         )
-    planes[good] /= peaks[:, None, None]
+    for chan, peak in zip(good, peaks, strict=True):
+        planes[chan] /= peak
     if len(good) < len(planes):
         planes = planes[nearest(good, len(planes))]
     if (y, x) != (planes.shape[1] // 2, planes.shape[2] // 2):
@@ -205,7 +208,6 @@ def reference_pixel(template: Template, wcs_pixel: NDArray) -> tuple[float, floa
 def _centre(planes: NDArray, reference: tuple[float, float] | None) -> tuple[int, int]:
     """(y, x) of the highest pixel within `CENTRE_TOLERANCE` of the middle, or of the header's reference pixel."""
     py, px = planes.shape[1:]
-    total = planes.sum(axis=0, dtype=np.float64)
     candidates = [(py // 2, px // 2)]
     if reference is not None:
         candidates.append((round(reference[0]), round(reference[1])))
@@ -213,8 +215,9 @@ def _centre(planes: NDArray, reference: tuple[float, float] | None) -> tuple[int
     for row, column in candidates:
         for y in range(max(row - CENTRE_TOLERANCE, 0), min(row + CENTRE_TOLERANCE + 1, py)):
             for x in range(max(column - CENTRE_TOLERANCE, 0), min(column + CENTRE_TOLERANCE + 1, px)):
-                if total[y, x] > value:
-                    best, value = (y, x), float(total[y, x])
+                total = float(planes[:, y, x].sum())
+                if total > value:
+                    best, value = (y, x), total
     return best
 
 
