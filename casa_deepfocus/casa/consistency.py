@@ -15,8 +15,8 @@ from astropy.wcs.utils import pixel_to_skycoord, skycoord_to_pixel
 from numpy.typing import NDArray
 
 from casa_deepfocus.casa.grids import Template, celestial_wcs, cell_size, frequencies, opened
-from casa_deepfocus.core.agreement import Verdict, kernel_verdict, noise_slope, width_ratios
-from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
+from casa_deepfocus.core.agreement import Verdict, noise_slope, width_ratios
+from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.psf import fit_beam
 from casa_deepfocus.errors import DataError, ParameterError
 
@@ -96,7 +96,7 @@ def check_field(shape: tuple[int, int], beams: NDArray, cell: float, name: str) 
     if not (np.isfinite(beams).all() and (beams[:, :2] > 0).all() and (beams[:, 0] >= beams[:, 1] * (1 - 1e-6)).all()):
         raise DataError(
             f"{name!r} has a beam of {beams[:, 0].max():.4g} x {beams[:, 1].min():.4g} arcsec in its header: set the "
-            "right one with imhead(mode='put', hdkey='beammajor', ...) and hdkey='beamminor'"
+            "right one with ia.setrestoringbeam"
         )
     minor = float(beams[:, 1].min()) / cell
     if minor < LEAST_PIXELS:
@@ -202,10 +202,11 @@ def matching_channels(other: Template, image: Template, kind: str) -> NDArray[np
     )
 
 
-def check_beam(
-    beams: NDArray[np.float64], psf: NDArray[np.float32], image: Template, psfname: str, data: NDArray, log: Log
-) -> NDArray[np.float64]:
-    """Hold the header's beams against the main lobe of the PSF, and where they differ against the noise.
+def check_beam(beams: NDArray, psf: NDArray, image: Template, psfname: str, data: NDArray, log: Log) -> None:
+    """Hold the header's beams against the main lobe of the PSF.
+
+    Where they differ, no number in the image tells what it was multiplied by: imsmooth, and tclean with a larger
+    restoring beam, scale by the ratio of the beams' areas; a smaller restoring beam changes the header only.
 
     Parameters
     ----------
@@ -216,51 +217,32 @@ def check_beam(
     data : (nchan, ny, nx); NaN where blank
     log : callable (message, priority)
 
-    Returns
-    -------
-    (nchan, 3) beams to use: the header's; the PSF's where the noise shows that these are right
-
     Raises
     ------
     DataError
-        Where header and PSF differ and the noise is not the PSF's, or does not tell.
     """
     cell = cell_size(image)
     channels = np.flatnonzero(np.isfinite(data).any(axis=(1, 2)))
     if len(psf) == 1:
         channels = channels[len(channels) // 2 : len(channels) // 2 + 1]
     fitted = lobes(psf[channels] if len(psf) > 1 else psf, beams[channels], cell, psfname)
-    ratios = np.array([width_ratios(beams[chan], lobe) for chan, lobe in zip(channels, fitted, strict=True)])
-    off = np.abs(ratios - 1.0).max(axis=1)
+    ratios = [width_ratios(beams[chan], lobe) for chan, lobe in zip(channels, fitted, strict=True)]
+    off = np.abs(np.array(ratios) - 1.0).max(axis=1)
     coarse = beams[channels, 1] < COARSE * cell
-    worst = int(np.argmax(off / np.where(coarse, COARSE_TOLERANCE, BEAM_TOLERANCE)))
-    chan = int(channels[worst])
+    share = off / np.where(coarse, COARSE_TOLERANCE, BEAM_TOLERANCE)
+    worst = int(np.argmax(share))
     told = (
-        f"the header of {image.name!r} says a beam of {_beam(beams[chan])}, the main lobe of the PSF {psfname!r} has "
-        f"{_beam(fitted[worst])}" + (f" (channel {chan})" if len(beams) > 1 else "")
+        f"the header of {image.name!r} says a beam of {_beam(beams[channels[worst]])}, the main lobe of the PSF "
+        f"{psfname!r} has {_beam(fitted[worst])}" + (f" (channel {channels[worst]})" if len(beams) > 1 else "")
     )
-    bad = off > np.where(coarse, COARSE_TOLERANCE, BEAM_TOLERANCE)
-    if not bad.any():
-        if off[worst] > NOTED and not coarse[worst]:
-            log(f"{told}: {100 * off[worst]:.0f} per cent apart, fluxes may be wrong by twice that", "WARN")
-        return beams
-    suspects = channels[bad]
-    kernels = _covariances(beams[suspects], cell) - _covariances(fitted[bad], cell)
-    verdict = kernel_verdict(data[suspects], psf[suspects] if len(psf) > 1 else psf, kernels)
-    if verdict is Verdict.FIRST:
-        log(f"{told}. The noise has the PSF's shape: the header is wrong, the PSF's beam is used", "WARN")
-        full = beams.copy() if len(psf) > 1 else np.tile(fitted[0], (len(beams), 1))
-        if len(psf) > 1:
-            full[channels] = fitted
-        return full
-    reason = "is not" if verdict is Verdict.SECOND else "does not tell whether it is"
-    cause = (
-        "It was smoothed after it was imaged (imsmooth, restoringbeam), or the PSF is another image's. Give the image "
-        "before that: tclean's .residual has not been smoothed, or image again without restoringbeam"
-        if ratios[worst].max() > 1.0 + BEAM_TOLERANCE
-        else "Its header is wrong or the PSF is another image's: give the PSF that was made with it"
-    )
-    raise DataError(f"{told}, and the image's noise {reason} that of the PSF. {cause}")
+    if share[worst] > 1.0:
+        raise DataError(
+            f"{told}. Either the image was smoothed or rescaled after it was imaged (imsmooth, restoringbeam): give it "
+            "as it was before, of tclean's images the .residual in place of the .image. Or the PSF is another image's. "
+            "Or the header is wrong: set the PSF's beam there with ia.setrestoringbeam"
+        )
+    if off[worst] > NOTED and not coarse[worst]:
+        log(f"{told}: {100 * off[worst]:.0f} per cent apart, fluxes may be wrong by twice that", "WARN")
 
 
 def lobes(psf: NDArray, beams: NDArray, cell: float, name: str) -> NDArray[np.float64]:
@@ -301,7 +283,7 @@ def is_corrected(data: NDArray, pb: NDArray, image: Template, beam_area: float, 
         if named:
             log(f"{image.name} is taken as corrected for the primary beam by its {named}; its noise does not tell")
         return bool(named)
-    corrected = slope.verdict is Verdict.SECOND
+    corrected = slope.verdict is Verdict.CORRECTED
     if corrected and not named:
         log(f"{image.name} is corrected for the primary beam, though neither name nor history says so: {said}", "WARN")
     elif named and not corrected:
@@ -324,10 +306,6 @@ def _history(name: str) -> list[str]:
             return [str(line) for line in ia.history(list=False)]
         except RuntimeError:
             return []
-
-
-def _covariances(beams: NDArray, cell: float) -> NDArray[np.float64]:
-    return np.asarray(shape_to_covariance(beams[:, 0] / cell, beams[:, 1] / cell, beams[:, 2]))
 
 
 def _outside(freq: float, band: NDArray[np.float64]) -> float:

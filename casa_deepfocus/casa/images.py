@@ -121,7 +121,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         )
     _without_pb_correction(data, pb_data, template, bool(pb), beams[:, 0] * beams[:, 1] / cell**2, log)
     if own is not None and header is not None:
-        beams = consistency.check_beam(beams, psf_data, template, own.name, data, log)
+        consistency.check_beam(beams, psf_data, template, own.name, data, log)
     if scale != 1.0:
         data *= np.float32(scale)
     cube = Cube(

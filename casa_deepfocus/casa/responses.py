@@ -75,7 +75,7 @@ def usable_psf(
         worst = int(np.argmin(peaks)) if not (peaks > 0).all() else worst
         at = np.unravel_index(int(np.abs(planes[good[worst]]).argmax()), planes.shape[1:])
         raise DataError(
-            f"the psf {name!r} is no point-spread function: it is {peaks[worst]:.4g} at its centre ({x}, {y}) and "
+            f"the psf {name!r} has no peak at its centre, or a negative one: it is {peaks[worst]:.4g} there ({x}, {y}) and "
             f"{planes[good[worst]][at]:.4g} at ({at[1]}, {at[0]}), channel {good[worst]}. Give the .psf that was made "
             "with the image"
         )
@@ -206,16 +206,16 @@ def reference_pixel(template: Template, wcs_pixel: NDArray) -> tuple[float, floa
 
 
 def _centre(planes: NDArray, reference: tuple[float, float] | None) -> tuple[int, int]:
-    """(y, x) of the highest pixel within `CENTRE_TOLERANCE` of the middle, or of the header's reference pixel."""
+    """(y, x) of the pixel of largest absolute value within `CENTRE_TOLERANCE` of the middle, or of the header's reference pixel."""
     py, px = planes.shape[1:]
     candidates = [(py // 2, px // 2)]
     if reference is not None:
         candidates.append((round(reference[0]), round(reference[1])))
-    best, value = candidates[0], -np.inf
+    best, value = candidates[0], -1.0
     for row, column in candidates:
         for y in range(max(row - CENTRE_TOLERANCE, 0), min(row + CENTRE_TOLERANCE + 1, py)):
             for x in range(max(column - CENTRE_TOLERANCE, 0), min(column + CENTRE_TOLERANCE + 1, px)):
-                total = float(planes[:, y, x].sum())
+                total = abs(float(planes[:, y, x].sum()))
                 if total > value:
                     best, value = (y, x), total
     return best
