@@ -75,8 +75,8 @@ def usable_psf(
         worst = int(np.argmin(peaks)) if not (peaks > 0).all() else worst
         at = np.unravel_index(int(np.abs(planes[good[worst]]).argmax()), planes.shape[1:])
         raise DataError(
-            f"the psf {name!r} has no peak at its centre, or a negative one: it is {peaks[worst]:.4g} there ({x}, {y}) and "
-            f"{planes[good[worst]][at]:.4g} at ({at[1]}, {at[0]}), channel {good[worst]}. Give the .psf that was made "
+            f"the psf {name!r} has no peak at its centre, or a negative one: it is {peaks[worst]:.4g} there ({x}, {y}) "
+            f"and {planes[good[worst]][at]:.4g} at ({at[1]}, {at[0]}), channel {good[worst]}. Give the .psf that was made "
             "with the image"
         )
     off = float(np.abs(peaks - 1.0).max())
@@ -206,7 +206,7 @@ def reference_pixel(template: Template, wcs_pixel: NDArray) -> tuple[float, floa
 
 
 def _centre(planes: NDArray, reference: tuple[float, float] | None) -> tuple[int, int]:
-    """(y, x) of the pixel of largest absolute value within `CENTRE_TOLERANCE` of the middle, or of the header's reference pixel."""
+    """(y, x) of the largest absolute value within `CENTRE_TOLERANCE` of the middle or the header's reference pixel."""
     py, px = planes.shape[1:]
     candidates = [(py // 2, px // 2)]
     if reference is not None:
