@@ -76,7 +76,7 @@ def usable_psf(
         at = np.unravel_index(int(np.abs(planes[good[worst]]).argmax()), planes.shape[1:])
         raise DataError(
             f"the psf {name!r} has no peak at its centre, or a negative one: it is {peaks[worst]:.4g} there ({x}, {y}) "
-            f"and {planes[good[worst]][at]:.4g} at ({at[1]}, {at[0]}), channel {good[worst]}. Give the .psf that was made "
+            f"and {planes[good[worst]][at]:.4g} at ({at[1]}, {at[0]}), channel {good[worst]}. Give the .psf made "
             "with the image"
         )
     off = float(np.abs(peaks - 1.0).max())
