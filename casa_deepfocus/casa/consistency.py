@@ -21,10 +21,10 @@ from casa_deepfocus.core.psf import fit_beam
 from casa_deepfocus.errors import DataError, ParameterError
 
 LEAST_FIELD = 4.5
-"""Smallest side of a field [beams]. The noise is measured on the field itself, and on few beams a source passes for it. A
-source of SNR 20 in the middle was found in all of 8 trials from 2.9 beams on (beams of 2.9 and 8.2 pixels), in 5 at 2.4,
-in none at 2. With a source of SNR 80 that is 1.8 beams long, 3.1 beams gave nothing, and the noise comes out 26 times too
-high there, 8 times at 3.9 beams, 4.6 times at 4.7, 3 times at 6.2."""
+"""Smallest side of a field [beams]. The noise is measured on the field itself, where on few beams a source passes for
+it. A source of SNR 20 in the middle was found in all of 8 trials from 2.9 beams on (beams of 2.9 and 8.2 pixels), in 5
+at 2.4, in none at 2. With a source of SNR 80 that is 1.8 beams long, 3.1 beams gave nothing: there the noise comes out
+26 times too high, 8 times at 3.9 beams, 4.6 times at 4.7, 3 times at 6.2."""
 
 LEAST_PIXELS = 2.0
 """Smallest FWHM of a beam [pixel], its minor axis: with coarser cells the longest baselines are not on the grid."""
