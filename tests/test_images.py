@@ -248,9 +248,9 @@ def test_the_fitted_beam_is_the_planted_one():
         images.fit_beam(gaussian_psf(beams[1:2], 4.0, (128, 128))[0], 4.0)
 
 
-def test_a_psf_with_another_centre_and_peak_is_moved_and_scaled(tiny_images, tiny_fits, tmp_path):
+def test_a_psf_centred_by_another_convention_is_moved(tiny_images, tiny_fits, tmp_path):
     def shift(data, header):
-        return 3.0 * np.roll(data, (-1, 2), axis=(-2, -1)), header
+        return np.roll(data, (-1, -1), axis=(-2, -1)), header
 
     cube, _ = images.read_cube(str(tiny_fits))
     moved = rewrite(tiny_fits.parent / "tiny.psf.fits", tmp_path / "moved.fits", shift)

@@ -6,7 +6,6 @@ Their axes (x, y, Stokes and frequency in any order) are turned into (chan, y, x
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 from casatools import image
 from numpy.typing import NDArray
 
+from casa_deepfocus.casa import consistency, memory, responses
 from casa_deepfocus.casa.companions import find_companion
 from casa_deepfocus.casa.grids import (
     ARCSEC,
@@ -41,6 +41,9 @@ from casa_deepfocus.errors import DataError, ParameterError
 
 SLAB = 2**24
 """Pixels that are read or written at a time (the tool works in double precision)."""
+
+BEAM_AREA = np.pi / (4.0 * np.log(2.0))
+"""Area of a Gaussian beam [product of its FWHM]."""
 
 Log = Callable[..., None]
 
@@ -70,48 +73,38 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
     DataError
         Where the images cannot be used or do not fit each other.
     """
-    template = inspect(imagename)
-    check_usable(template)
+    template, own, pb = inspect_inputs(imagename, psf, pb)
     for message, priority in template.notes:
         log(message, priority)
-    if "pbcor" in os.path.basename(imagename.rstrip("/")):
-        log(f"{imagename} looks corrected for the primary beam; its noise is not flat and detections suffer", "WARN")
     if not template.unit.strip():
         log(f"{imagename} has no brightness unit; taken as Jy/beam", "WARN")
     scale = unit_scale(template)
-    pb = pb or find_companion(imagename, "pb")
-    pb_data = _read_pb(pb, template, log)
-    data = _planes(template, mask=True)
-    _unmask_outside_pb(data, pb_data, template)
-    if scale != 1.0:
-        data *= np.float32(scale)
-    for plane in data:
-        # tclean leaves channels without data at exactly zero.
-        if not np.nan_to_num(plane).any():
-            plane[:] = np.nan
-    nchan, ny, nx = data.shape
-    if not np.isfinite(data).any():
-        raise DataError(f"{imagename!r} holds no valid pixel: all are masked, blank or zero")
+    ny, nx = template.shape[template.y], template.shape[template.x]
     cell = cell_size(template)
     freq, frame, restfreq = frequencies(template)
-
-    psf = psf or find_companion(imagename, "psf")
-    beams = _beams(template, log)
-    psf_data = None
-    if psf:
-        psf_data = _read_psf(psf, nchan, cell)
-        log(f"PSF: {psf} ({psf_data.shape[2]} x {psf_data.shape[1]} pixels, {psf_data.shape[0]} planes)")
-        if beams is None:
-            log("the image has no restoring beam; fitted to the PSF")
-            beams = np.broadcast_to([fit_beam(plane, cell) for plane in psf_data], (nchan, 3)).copy()
-    elif beams is None:
+    header = _beams(template, log)
+    if header is not None:
+        consistency.check_field((ny, nx), header, cell, imagename)
+    pb_data = _read_pb(pb, template, log)
+    data = _planes(template, mask=True)
+    responses.blank_constant(data, imagename, log)
+    if own is not None:
+        psf_data = _read_psf(own, template, data, log)
+        beams = _fitted_beams(psf_data, template, log) if header is None else header
+        responses.check_psf_size(psf_data, beams, cell, (ny, nx), own.name, log)
+    elif header is not None:
+        log("no PSF found: the Gaussian beam of the header stands in for it, sidelobes are not removed", "WARN")
+        psf_data, beams = gaussian_psf(header, cell, (2 * ny, 2 * nx)), header
+    else:
         raise DataError(
             f"{imagename!r} has neither a restoring beam in its header nor a PSF beside it: "
             "give psf=, or set the beam: " + _set_beam(template)
         )
-    if psf_data is None:
-        log("no PSF found: the Gaussian beam of the header stands in for it, sidelobes are not removed", "WARN")
-        psf_data = gaussian_psf(beams, cell, (2 * ny, 2 * nx))
+    _without_pb_correction(data, pb_data, template, bool(pb), beams[:, 0] * beams[:, 1] / cell**2, log)
+    if own is not None and header is not None:
+        consistency.check_beam(beams, psf_data, template, own.name, data, log)
+    if scale != 1.0:
+        data *= np.float32(scale)
     cube = Cube(
         data=data,
         psf=psf_data,
@@ -122,11 +115,40 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         wcs=celestial_wcs(template),
         frame=frame,
         restfreq=restfreq,
-        psf_is_measured=bool(psf),
+        psf_is_measured=own is not None,
         spectral=template.nchan > 1,
         meta=_meta(template),
     )
     return cube, template
+
+
+def inspect_inputs(imagename: str, psf: str = "", pb: str = "") -> tuple[Template, Template | None, str]:
+    """The grids of an image and of its PSF, and the name of its primary beam, seen to be usable; no pixel is read.
+
+    Parameters
+    ----------
+    imagename, psf, pb : str
+        As for `read_cube`.
+
+    Returns
+    -------
+    Template, Template or None, str
+        The PSF and the primary beam are found by name where none is given; None, '' where there are none.
+
+    Raises
+    ------
+    ParameterError, DataError
+        Where the image cannot be used, two of the three are one file, or the search would not fit into memory.
+    """
+    template = inspect(imagename)
+    check_usable(template)
+    psf, pb = psf or find_companion(imagename, "psf"), pb or find_companion(imagename, "pb")
+    consistency.check_names(imagename, psf, pb)
+    own = inspect(psf) if psf else None
+    ny, nx = template.shape[template.y], template.shape[template.x]
+    psf_shape = (own.nchan, own.shape[own.y], own.shape[own.x]) if own else (1, 2 * ny, 2 * nx)
+    memory.check_memory(template.nchan, ny, nx, psf_shape, imagename)
+    return template, own, pb
 
 
 def fit_beam(psf: NDArray[np.floating], cell: float) -> tuple[float, float, float]:
@@ -253,7 +275,7 @@ def _beams(template: Template, log: Log) -> NDArray[np.float64] | None:
     good = np.flatnonzero((beams[:, 1] > 0) & np.isfinite(beams).all(axis=1))
     if len(good) == 0:
         return None
-    return _in_pixel_frame(beams[nearest(good, nchan)], template)
+    return _in_pixel_frame(beams[responses.nearest(good, nchan)], template)
 
 
 def _record_beams(name: str, nchan: int) -> NDArray[np.float64] | None:
@@ -283,11 +305,6 @@ def _set_beam(template: Template) -> str:
     return f"astropy.io.fits.setval({template.name!r}, 'BMAJ', value=3 / 3600) [deg], and BMIN, BPA"
 
 
-def nearest(good: NDArray[np.intp], nchan: int) -> NDArray[np.intp]:
-    """For each of `nchan` channels, the nearest of the `good` ones."""
-    return good[np.abs(np.arange(nchan)[:, None] - good[None, :]).argmin(axis=1)]
-
-
 def _beam_row(beam: dict[str, Any]) -> NDArray[np.float64]:
     to_arcsec = {"arcsec": 1.0, "arcmin": 60.0, "deg": 3600.0, "rad": ARCSEC, "mas": 1e-3}
     major, minor, pa = beam["major"], beam["minor"], beam["positionangle"]
@@ -296,27 +313,61 @@ def _beam_row(beam: dict[str, Any]) -> NDArray[np.float64]:
     return np.array([*sizes, angle % 180.0])
 
 
-def _read_psf(name: str, nchan: int, cell: float) -> NDArray[np.float32]:
-    """(1 or nchan, py, px) float32: peak 1 at (py//2, px//2), 0 where masked."""
-    template = inspect(name)
-    if abs(cell_size(template) - cell) > 1e-3 * cell:
-        raise DataError(f"the psf {name!r} has pixels of {cell_size(template):.4g} arcsec, the image {cell:.4g} arcsec")
-    if template.nchan not in (1, nchan):
-        raise DataError(f"the psf {name!r} has {template.nchan} channels, the image {nchan}")
-    planes = np.nan_to_num(_planes(template, mask=False), copy=False)
-    py, px = planes.shape[1:]
-    peaks = planes.max(axis=(1, 2))
-    good = np.flatnonzero(peaks > 0)
-    if len(good) == 0:
-        raise DataError(f"the psf {name!r} is empty")
-    if len(good) < len(planes):
-        planes = planes[nearest(good, len(planes))]
-        peaks = planes.max(axis=(1, 2))
-    y, x = np.unravel_index(int(planes[0].argmax()), (py, px))
-    if (y, x) != (py // 2, px // 2):
-        planes = _recentre(planes, int(y), int(x))
-    planes /= peaks[:, None, None]
-    return planes
+def _fitted_beams(psf: NDArray[np.float32], template: Template, log: Log) -> NDArray[np.float64]:
+    """(nchan, 3) beams [arcsec, arcsec, deg] of an image whose header has none."""
+    log("the image has no restoring beam; fitted to the PSF")
+    cell, ny, nx = cell_size(template), template.shape[template.y], template.shape[template.x]
+    beams = np.broadcast_to([fit_beam(plane, cell) for plane in psf], (template.nchan, 3)).copy()
+    consistency.check_field((ny, nx), beams, cell, template.name)
+    return beams
+
+
+def _read_psf(template: Template, image: Template, data: NDArray, log: Log) -> NDArray[np.float32]:
+    """(1 or nchan, py, px) float32: peak 1 at (py//2, px//2), 0 where masked, in the order of the image's channels."""
+    consistency.check_pixel(template, image, "psf")
+    chosen = consistency.matching_channels(template, image, "psf")
+    planes = _planes(template, mask=False)
+    first = next(chan for chan, plane in enumerate(data) if np.isfinite(plane).any())
+    known = np.isfinite(data[first])
+    if planes.shape == data.shape and np.array_equal(planes[first][known], data[first][known]):
+        raise ParameterError("psf", template.name, "holds the image itself", "Give the .psf that was made with it")
+    planes = _in_order(planes, chosen, template.name, log)
+    reference = responses.reference_pixel(template, celestial_wcs(template).wcs.crpix)
+    psf = responses.usable_psf(planes, reference, template.name, log)
+    log(f"PSF: {template.name} ({psf.shape[2]} x {psf.shape[1]} pixels, {psf.shape[0]} planes)")
+    return psf
+
+
+def _without_pb_correction(
+    data: NDArray[np.float32], pb: NDArray[np.float32], template: Template, given: bool, widths: NDArray, log: Log
+) -> None:
+    """Undo, in place, what an image was divided by; give back what tclean masks of one that was not.
+
+    Parameters
+    ----------
+    widths : (nchan,) product of the beams' axes [pixel^2]
+    given : bool
+        False where there is no primary beam, and `pb` is 1.
+    """
+    if given:
+        if consistency.is_corrected(data, pb, template, BEAM_AREA * float(np.median(widths)), log):
+            data *= np.where(pb > 0, pb, np.float32(np.nan))
+            log(f"{template.name} is corrected for the primary beam: multiplied by it again, so that the noise is flat")
+        else:
+            _unmask_outside_pb(data, pb, template)
+    elif consistency.looks_corrected(template):
+        log(
+            f"{template.name} is corrected for the primary beam, and there is no pb to undo it with: fluxes are those "
+            "on the sky, but the noise grows outwards, so that peaks of noise near the edge pass for sources and faint "
+            "sources in the middle are lost. Give pb=",
+            "WARN",
+        )
+    else:
+        log(
+            "no primary beam found: taken as 1 everywhere. Fluxes are not corrected: at the half power of the "
+            "antenna's beam they are half of what is right. Give pb=",
+            "WARN",
+        )
 
 
 def _unmask_outside_pb(data: NDArray[np.float32], pb: NDArray[np.float32], template: Template) -> None:
@@ -325,37 +376,36 @@ def _unmask_outside_pb(data: NDArray[np.float32], pb: NDArray[np.float32], templ
     They are valid in a dirty image, and without them sources near the limit cannot be fitted.
     """
     outside = np.broadcast_to(np.isnan(pb), data.shape) & np.isnan(data)
+    outside &= np.isfinite(data).any(axis=(1, 2), keepdims=True)
     if outside.any():
         data[outside] = _planes(template, mask=False)[outside]
         # The mosaic gridder writes zeros there.
         data[outside & (data == 0)] = np.nan
 
 
-def _recentre(planes: NDArray[np.float32], y: int, x: int) -> NDArray[np.float32]:
-    """Move pixel (y, x) to the middle; what enters at the edges is 0."""
-    py, px = planes.shape[1:]
-    out = np.zeros_like(planes)
-    sy, sx = py // 2 - y, px // 2 - x
-    out[:, max(sy, 0) : py + min(sy, 0), max(sx, 0) : px + min(sx, 0)] = planes[
-        :, max(-sy, 0) : py + min(-sy, 0), max(-sx, 0) : px + min(-sx, 0)
-    ]
-    return out
-
-
 def _read_pb(name: str, template: Template, log: Log) -> NDArray[np.float32]:
-    """(1 or nchan, ny, nx) float32 response; NaN where masked."""
+    """(1 or nchan, ny, nx) float32 response, in the order of the image's channels; NaN where masked."""
     shape = (template.shape[template.y], template.shape[template.x])
     if not name:
-        log("no primary beam found: taken as 1 everywhere, fluxes are not corrected")
         return np.ones((1, *shape), dtype=np.float32)
     own = inspect(name)
-    if (own.shape[own.y], own.shape[own.x]) != shape or own.nchan not in (1, template.nchan):
+    if (own.shape[own.y], own.shape[own.x]) != shape or 1 < own.nchan < template.nchan:
         raise ParameterError(
             "pb", name, f"has {own.nchan} x {own.shape[own.y]} x {own.shape[own.x]} pixels (chan, y, x), "
             f"the image {template.nchan} x {shape[0]} x {shape[1]}", "Give the pb that was made with the image",
         )  # fmt: skip
+    consistency.check_place(own, template, "pb")
+    chosen = consistency.matching_channels(own, template, "pb")
     log(f"primary beam: {name}")
-    return _planes(own, mask=True)
+    return responses.usable_pb(_in_order(_planes(own, mask=True), chosen, name, log), name)
+
+
+def _in_order(planes: NDArray[np.float32], chosen: NDArray[np.intp], name: str, log: Log) -> NDArray[np.float32]:
+    """The chosen planes of an image; themselves, not copied, where these are all of them in their order."""
+    if len(chosen) == len(planes) and (np.diff(chosen) == 1).all():
+        return planes
+    log(f"the channels of {name} are brought into the image's order, by their frequencies")
+    return planes[chosen]
 
 
 def _meta(template: Template) -> dict[str, str]:

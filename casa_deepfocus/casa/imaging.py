@@ -28,6 +28,7 @@ from casa_deepfocus.casa.grids import opened
 from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.casa.measurementset import FRAMES, told
+from casa_deepfocus.casa.memory import check_memory
 from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
 from casa_deepfocus.errors import DataError, ParameterError
 
@@ -93,6 +94,8 @@ def make_images(request: Request, folder: str, log: Log) -> str:
     ParameterError, DataError
     """
     grid = plan(request, log)
+    psf_shape = (request.nchan, 2 * grid.ny, 2 * grid.nx)
+    check_memory(request.nchan, grid.ny, grid.nx, psf_shape, ", ".join(request.vis))
     wide, name = os.path.join(folder, "wide"), os.path.join(folder, "dirty")
     if str(request.tclean["gridder"]).startswith(("mosaic", "awp")):
         log(f"gridder={request.tclean['gridder']!r}: the PSF of the image's centre is used for the whole field", "WARN")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import companions, grids, products, selection
+from casa_deepfocus.casa import companions, images, products, selection
 from casa_deepfocus.casa.measurementset import Survey
 from casa_deepfocus.errors import ParameterError, ProductError
 from casa_deepfocus.models import runner
@@ -34,6 +34,8 @@ class Request:
     device, models : str
     tclean : dict
         The parameters handed to tclean as they are.
+    nchan : int
+        Channels of the cube; -1 where it is not known before it is made.
     surveys : tuple of Survey
         What is selected of each measurement set.
     notes, warnings : tuple of str
@@ -53,6 +55,7 @@ class Request:
     models: str
     keepimages: bool
     tclean: dict[str, Any] = field(default_factory=dict)
+    nchan: int = -1
     surveys: tuple[Survey, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -109,7 +112,7 @@ def check(parameters: Mapping[str, Any]) -> Request:
         notes, warnings = selected.notes, selected.warnings
         remedy = "Use specmode='cube' and more channels, or mode='continuum'"
     else:
-        nchan = _check_image(imagename)
+        nchan = _check_image(imagename, str(values["psf"] or ""), str(values["pb"] or ""))
         remedy = "Use mode='continuum'"
     if mode == "line" and 0 <= nchan < state.MIN_LINE_CHANNELS:
         raise ParameterError(
@@ -132,6 +135,7 @@ def check(parameters: Mapping[str, Any]) -> Request:
         models=models,
         keepimages=bool(values["keepimages"]),
         tclean=tclean,
+        nchan=nchan,
         surveys=surveys,
         notes=notes,
         warnings=warnings,
@@ -191,10 +195,8 @@ def _check_outfile(outfile: Any, vis: tuple[str, ...], imagename: str, overwrite
     return prefix
 
 
-def _check_image(imagename: str) -> int:
-    """Number of channels of an image that can be used."""
+def _check_image(imagename: str, psf: str, pb: str) -> int:
+    """Number of channels of an image that can be used, with its PSF and primary beam."""
     if not os.path.exists(imagename):
         raise ParameterError("imagename", imagename, "does not exist", "Check the path")
-    template = grids.inspect(imagename)
-    grids.check_usable(template)
-    return template.nchan
+    return images.inspect_inputs(imagename, psf, pb)[0].nchan
