@@ -14,6 +14,14 @@ MAD_TO_SIGMA = 1.4826022185056018
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
 
+NO_NOISE = 1e-5
+"""Rms over the peak below which there is no noise: rounding leaves 1e-7 and what the fit leaves out 1e-6, the best real
+images have a dynamic range of a few times 1e5 after years of calibration, over all of their channels."""
+
+LEAST_NOISE = 1e-4
+"""Noise over the peak that is assumed then: a model of Gaussians is no better."""
+
+
 def robust_rms(values: NDArray, *, clip: float = 4.0, iterations: int = 3) -> float:
     """Rms of noise that has zero mean, in the presence of sources and their sidelobes.
 
@@ -50,7 +58,7 @@ def robust_rms(values: NDArray, *, clip: float = 4.0, iterations: int = 3) -> fl
 
 def _middle(ordered: NDArray) -> float:
     """Median of sorted values."""
-    return float(ordered[(ordered.size - 1) // 2 : ordered.size // 2 + 1].mean())
+    return float(ordered[(ordered.size - 1) // 2 : ordered.size // 2 + 1].mean(dtype=float))
 
 
 def blank_to_zero(data: NDArray) -> NDArray:
@@ -58,7 +66,7 @@ def blank_to_zero(data: NDArray) -> NDArray:
     return np.where(np.isfinite(data), data, data.dtype.type(0))
 
 
-def channel_noise(data: NDArray) -> NDArray[np.float64]:
+def channel_noise(data: NDArray, peak: float = 0.0) -> NDArray[np.float64]:
     """Noise of every channel.
 
     The noise of an interferometer is flat over the field before primary-beam correction and
@@ -67,6 +75,9 @@ def channel_noise(data: NDArray) -> NDArray[np.float64]:
     Parameters
     ----------
     data : (nchan, ny, nx) float32 [Jy/beam], not corrected for the primary beam; NaN where masked
+    peak : float [Jy/beam]
+        Of the sources that are, or were, in the data. What has less noise than `NO_NOISE` of it, a simulation without
+        any, is taken to have `LEAST_NOISE` of it.
 
     Returns
     -------
@@ -78,9 +89,18 @@ def channel_noise(data: NDArray) -> NDArray[np.float64]:
         When no channel holds data.
     """
     sigma = np.array([robust_rms(plane) for plane in data])
+    if peak > 0.0:
+        for chan in np.flatnonzero(~(sigma >= NO_NOISE * peak)):
+            if np.isfinite(sigma[chan]) or np.nan_to_num(data[chan]).any():
+                sigma[chan] = LEAST_NOISE * peak
     if not np.isfinite(sigma).any():
         raise DataError("the image holds no data: every channel is blank or zero. Check the selection and flags.")
     return sigma
+
+
+def is_assumed(sigma: NDArray, peak: float) -> bool:
+    """Whether `channel_noise` had to assume the noise of most channels."""
+    return bool(peak > 0.0 and np.nanmedian(sigma) == LEAST_NOISE * peak)
 
 
 def inverse_variance(sigma: NDArray) -> NDArray[np.float64]:
