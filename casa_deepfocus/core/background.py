@@ -49,6 +49,11 @@ class Background:
         """Its largest absolute value in the image, over sigma."""
         return (abs(self.level) + abs(self.along_x) + abs(self.along_y)) / self.sigma
 
+    @property
+    def least(self) -> float:
+        """Its least absolute value in the image, over sigma; negative where it changes its sign."""
+        return (abs(self.level) - abs(self.along_x) - abs(self.along_y)) / self.sigma
+
     def image(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """(ny, nx) float32, the background."""
         y, x = (np.linspace(-1.0, 1.0, side) for side in shape)

@@ -66,7 +66,7 @@ class NoisePower:
 
     Attributes
     ----------
-    covariances : (n, 3) float64 [pixel^2], sxx, syy, sxy : each part has the power exp(-2 pi^2 k.C.k); 0 for white noise
+    covariances : (n, 3) float64 [pixel^2], sxx, syy, sxy : each part has the power exp(-2 pi^2 k.C.k), 0 is white noise
     shares : (n,) float64, of the variance; together 1
     """
 
@@ -130,7 +130,7 @@ def measure_power(cube: Cube, psf: NDArray, sigma: NDArray) -> NoisePower | None
 
 
 def _planes_without_continuum(cube: Cube, sigma: NDArray) -> Iterator[NDArray[np.float32]]:
-    """Planes of noise with little of sources: second differences of three channels, or a channel where there are none."""
+    """Planes of noise with little of sources: second differences of three channels, or channels where there are none."""
     good = np.flatnonzero(np.isfinite(sigma))
     middles = [chan for chan in good[1:-1] if chan - 1 in good and chan + 1 in good]
     for chan in middles[:: max(1, len(middles) // CHANNELS)]:
@@ -139,9 +139,7 @@ def _planes_without_continuum(cube: Cube, sigma: NDArray) -> Iterator[NDArray[np
         yield from (cube.data[chan] for chan in good)
 
 
-def _between_sources(
-    plane: NDArray, kernel: NDArray, grid: tuple[int, ...], beam: float
-) -> NDArray[np.float64]:  # fmt: skip
+def _between_sources(plane: NDArray, kernel: NDArray, grid: tuple[int, ...], beam: float) -> NDArray[np.float64]:
     """(ny, nx) window: 1 between the sources, falling to 0 towards them and the edges of the data."""
     known = np.isfinite(plane)
     smooth = fft.irfft2(fft.rfft2(blank_to_zero(plane), s=grid) * kernel, s=grid)[: plane.shape[0], : plane.shape[1]]

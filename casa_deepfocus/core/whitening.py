@@ -84,8 +84,8 @@ class NoiseModel:
     ----------
     white : float in [0, 1], `white_share`; 0 where less than `LEAST_SHARE`
     density : float in [0, 1), `weight_density`; 0 where less than `LEAST_DENSITY`
-    length : float [beam], over which the noise correlates, by area, where it was measured without the help of a
-        PSF's sidelobes and is not the beam's; else 0
+    length : float [beam], FWHM of the noise's correlation, by area; 0 where it is that of the PSF, or of weights
+        that the PSF tells
     """
 
     white: float = 0.0
@@ -132,10 +132,9 @@ def _with_measured_power(cube: Cube, sigma: NDArray) -> tuple[Cube, NoiseModel]:
     noise = measure_power(cube, _middle_psf(cube), sigma)
     if noise is None or _is_transfer(noise, cube):
         return cube, NoiseModel()
-    # The noise correlates over beam / sqrt(2) times this: a Gaussian PSF's noise has the correlation of the PSF.
-    length = noise.length() / (FWHM_PER_SIGMA * np.prod(np.linalg.eigvalsh(_matrix(cube.beam_covariance()))) ** 0.25)
+    length = noise.length() / (FWHM_PER_SIGMA * float(np.linalg.det(_matrix(cube.beam_covariance()))) ** 0.25)
     white = noise.white if noise.white >= LEAST_SHARE else 0.0
-    return undo_power(cube, noise), NoiseModel(white=white, length=float(length))
+    return undo_power(cube, noise), NoiseModel(white=white, length=length)
 
 
 def _matrix(covariance: NDArray) -> NDArray[np.float64]:

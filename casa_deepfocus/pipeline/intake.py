@@ -77,7 +77,8 @@ def take_in(cube: Cube, log: Log) -> Intake:
     for _ in range(LOOKS):
         floors = LEAST_NOISE * _peaks(data)
         raw = np.array([robust_rms(plane) for plane in data])
-        sigma = np.where(floors > 0, np.fmax(raw, np.where(raw < NO_NOISE / LEAST_NOISE * floors, floors, 0.0)), np.nan)
+        noisy = raw >= NO_NOISE / LEAST_NOISE * floors
+        sigma = np.where(floors > 0, np.where(noisy, raw, floors), np.nan)
         spikes = mend_spikes(data, sigma, cube.beam_covariance())
         _tell_spikes(spikes, log)
         if not spikes.voxels:
@@ -98,7 +99,7 @@ def tell_assumed(peak: float, log: Log) -> None:
     """Say that the noise was assumed, where sources have a peak of `peak` [Jy/beam]."""
     log(
         f"the image has no noise, or less than {NO_NOISE:g} of its peak: {LEAST_NOISE:g} of the peak, "
-        f"{LEAST_NOISE * peak:.3g} Jy/beam, is taken for it; errors are those of such noise, fainter sources are not found",
+        f"{LEAST_NOISE * peak:.3g} Jy/beam, is taken for it. Errors are those of such noise; what is fainter is lost",
         "WARN",
     )
 
@@ -124,8 +125,8 @@ def _peaks(data: NDArray) -> NDArray[np.float64]:
 def _tell_spikes(spikes: Spikes, log: Log) -> None:
     if spikes.voxels:
         log(
-            f"{len(spikes.voxels)} voxels are nothing that a beam can make, at (channel, x, y) {_shown(spikes.voxels)}: "
-            "bad data, replaced by what the pixels around them say",
+            f"{len(spikes.voxels)} voxels are nothing that a beam can make, at (channel, x, y) {_shown(spikes.voxels)}: bad "
+            "data, replaced by what the pixels around them say",
             "WARN",
         )
     if spikes.narrow:
@@ -143,20 +144,19 @@ def _shown(places: Sequence[tuple[int, int, int]]) -> str:
 
 def _level(cube: Cube, unit: float, log: Log) -> None:
     """Take the background of each plane off a cube whose PSF has all spacings, in place; else only tell of it."""
+    sidelobes = has_sidelobes(cube)
     found: dict[int, Background] = {}
     for chan, plane in enumerate(cube.data):
         background = measure_background(plane, cube.beam_pixels())
-        if background is not None:
+        # Sidelobes of a bright source are as wide, but of both signs.
+        if background is not None and (background.least > 1.0 or not sidelobes):
             found[chan] = background
     if not found:
         return
     worst = max(found.values(), key=lambda one: one.largest)
     text = f"{len(found)} of {cube.nchan} channels have a background, of up to {worst.largest:.1f} sigma"
-    if has_sidelobes(cube):
-        log(
-            f"{text}: an interferometer sees none. It counts as noise: faint sources are missed, and errors are too large",
-            "WARN",
-        )
+    if sidelobes:
+        log(f"{text}: an interferometer sees none. It counts as noise, so that errors are too large", "WARN")
         return
     for chan, background in found.items():
         cube.data[chan] -= background.image(cube.shape)
