@@ -71,8 +71,11 @@ class Score:
 
     def row(self) -> dict[str, Any]:
         """The score with rms in the place of the pulls."""
-        both = {name: float(np.sqrt(np.mean(np.square(getattr(self, name) or [np.nan])))) for name in ("flux", "place")}
-        return asdict(self) | both
+        rms = {name: float(np.sqrt(np.mean(np.square(pulls or [np.nan])))) for name, pulls in self._pulls().items()}
+        return asdict(self) | rms
+
+    def _pulls(self) -> dict[str, list[float]]:
+        return {"flux": self.flux, "place": self.place}
 
 
 def draw_noise(kind: str, shape: tuple[int, int], beam: NDArray, rng: Generator) -> NDArray[np.float64]:
@@ -84,7 +87,8 @@ def draw_noise(kind: str, shape: tuple[int, int], beam: NDArray, rng: Generator)
     least = float(np.linalg.eigvalsh([[beam[0], beam[2]], [beam[2], beam[1]]])[0])
     # Of the power; a kernel of half the beam has a quarter of its variance, and its square counts.
     sxx, syy, sxy = {
-        "beam": 1.0 * beam, "smoothed": 2.0 * beam, "half": 0.5 * beam, "round": 0.5 * least * np.array([1.0, 1.0, 0.0]),
+        "beam": 1.0 * beam, "smoothed": 2.0 * beam, "half": 0.5 * beam,
+        "round": 0.5 * least * np.array([1.0, 1.0, 0.0]),
     }[kind]  # fmt: skip
     # Twice as large, so that no edge knows of the other.
     ny, nx = (2 * side for side in shape)

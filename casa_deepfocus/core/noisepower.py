@@ -130,7 +130,7 @@ def measure_power(cube: Cube, psf: NDArray, sigma: NDArray) -> NoisePower | None
 
 
 def _planes_without_continuum(cube: Cube, sigma: NDArray) -> Iterator[NDArray[np.float32]]:
-    """Planes of noise with little of sources: second differences of three channels, or channels where there are none."""
+    """Planes of noise with little of sources: second differences of three channels, or channels where none are."""
     good = np.flatnonzero(np.isfinite(sigma))
     middles = [chan for chan in good[1:-1] if chan - 1 in good and chan + 1 in good]
     for chan in middles[:: max(1, len(middles) // CHANNELS)]:

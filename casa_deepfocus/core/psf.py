@@ -14,7 +14,6 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
 from casa_deepfocus.errors import DataError
 
-
 EDGE = 0.4
 """Spatial frequency [cycles per pixel] at which the soft edge of a band-limited image begins; it ends at Nyquist's."""
 

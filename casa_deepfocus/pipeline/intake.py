@@ -125,8 +125,8 @@ def _peaks(data: NDArray) -> NDArray[np.float64]:
 def _tell_spikes(spikes: Spikes, log: Log) -> None:
     if spikes.voxels:
         log(
-            f"{len(spikes.voxels)} voxels are nothing that a beam can make, at (channel, x, y) {_shown(spikes.voxels)}: bad "
-            "data, replaced by what the pixels around them say",
+            f"{len(spikes.voxels)} voxels are what no beam can make, at (channel, x, y) {_shown(spikes.voxels)}: "
+            "bad data, replaced by what the pixels around them say",
             "WARN",
         )
     if spikes.narrow:
