@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -161,9 +162,8 @@ def add_score(score: Score, table: Table, planted: list[Planted], beam: float) -
     score.extra += len(rows)
 
 
-def measure(noises: tuple[str, ...], n: int, channels: int, networks: pipeline.Networks) -> list[Score]:
+def measure(noises: tuple[str, ...], n: int, channels: int, networks: pipeline.Networks) -> Iterator[Score]:
     """A score for each kind of noise, without a PSF and with it, over all `BEAMS` and `RATIOS`, `n` fields of each."""
-    scores = []
     for noise in noises:
         for given in (False, True):
             score = Score(noise, given, channels)
@@ -172,8 +172,7 @@ def measure(noises: tuple[str, ...], n: int, channels: int, networks: pipeline.N
                     for seed in range(n):
                         cube, planted = make_field(noise, ratio, beam, seed, given=given, nchan=channels)
                         add_score(score, pipeline.run(cube, networks).catalogue, planted, cube.beam_pixels())
-            scores.append(score)
-    return scores
+            yield score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,14 +187,15 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from casa_deepfocus.models.runner import load_networks
 
-    rows = [score.row() for score in measure(tuple(args.noise), args.n, args.channels, load_networks("", "cpu"))]
+    scores = (score.row() for score in measure(tuple(args.noise), args.n, args.channels, load_networks("", "cpu")))
     if args.json:
-        sys.stdout.write(json.dumps(rows) + "\n")
+        sys.stdout.write(json.dumps(list(scores)) + "\n")
         return 0
     sys.stdout.write("noise      PSF    fields  sources  missed  extra rows   rms pull: flux  place\n")
-    for row in rows:
+    for row in scores:
         sys.stdout.write(
             f"{row['noise']:<10s} {'given' if row['given'] else 'none':<5s} {row['fields']:7d} {row['sources']:8d} "
             f"{row['missed']:7d} {row['extra']:11d}   {row['flux']:14.2f} {row['place']:6.2f}\n"
         )
+        sys.stdout.flush()
     return 0
