@@ -11,7 +11,7 @@ from scipy import ndimage
 from benchmarks.toys import draw_noise, make_field
 from casa_deepfocus.core.background import measure_background
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
-from casa_deepfocus.core.noise import LEAST_NOISE, channel_noise, is_assumed
+from casa_deepfocus.core.noise import LEAST_NOISE, assumed_noise, channel_noise, channel_peaks
 from casa_deepfocus.core.spikes import mend_spikes
 from casa_deepfocus.errors import DataError
 from casa_deepfocus.pipeline import run
@@ -120,10 +120,11 @@ def test_bad_voxels_do_not_lose_the_others(image, lines, found, bad, nchan):
     elif nchan == 1:
         pytest.skip("an image has one channel")
     else:
-        data[1] = 1e6 * np.random.default_rng(1).normal(size=data[1].shape)
+        data[round(row["chan"])] *= 1e6
     spoiled = data.copy()
     again = run(cube.with_data(data), FilterNetworks(), log=told).catalogue
-    assert_same(again, table, 1.0)
+    # Of a dozen channels one of the line's own is gone.
+    assert_same(again, table, 1.5 if bad == "noisy channel" else 1.0)
     np.testing.assert_array_equal(data, spoiled)
     if bad == "noisy channel":
         assert not told.warnings
@@ -142,10 +143,9 @@ def test_any_unit_gives_the_same_catalogue(image, lines, found, factor, nchan):
     again = result.catalogue
     assert len(again) == len(table)
     for name in FLUXES:
-        error = f"{name}_err" if f"{name}_err" in table.colnames else name
-        np.testing.assert_allclose(
-            again[name] / factor, table[name], rtol=1e-4, atol=1e-3 * np.nanmax(np.abs(table[error]), initial=1e-9)
-        )  # fmt: skip
+        column = f"{name}_err" if f"{name}_err" in table.colnames else name
+        error = float(np.nan_to_num(np.abs(table[column])).max())
+        np.testing.assert_allclose(again[name] / factor, table[name], rtol=1e-4, atol=1e-3 * error)
     for name in ("x", "y", "snr", "fwhm_maj", "reliability"):
         np.testing.assert_allclose(again[name], table[name], rtol=1e-3, atol=1e-3)
     assert again.meta["noise"] / factor == pytest.approx(table.meta["noise"], rel=1e-5)
@@ -153,7 +153,7 @@ def test_any_unit_gives_the_same_catalogue(image, lines, found, factor, nchan):
 
 
 @settings(max_examples=40, deadline=None)
-@given(exponent=st.integers(-120, 110))
+@given(exponent=st.integers(-90, 110))
 def test_powers_of_two_change_no_digit(exponent):
     cube, _ = make_field("white", 30.0, BEAM, 1, npix=48, sources=1)
     one = take_in(cube, silent)
@@ -189,15 +189,32 @@ def test_without_noise_every_source_once_and_a_warning(rounding):
 
 def test_noise_that_there_is_is_not_assumed():
     data = np.random.default_rng(1).normal(size=(3, 32, 32)).astype(np.float32)
-    assert not is_assumed(channel_noise(data, 9e4), 9e4)
-    # One channel without noise says nothing of the others.
-    data[1] = 0.0
-    data[1, 5, 5] = 9e4
-    sigma = channel_noise(data, 9e4)
-    assert sigma[1] == LEAST_NOISE * 9e4 and sigma[0] == pytest.approx(1.0, abs=0.1) and not is_assumed(sigma, 9e4)
-    data[1] = 0.0
-    assert np.isnan(channel_noise(data, 9e4)[1])
-    assert is_assumed(channel_noise(1e-6 * data, 9e4), 9e4)
+
+    def noise(of, **peaks):
+        given = channel_peaks(of)
+        for chan, peak in peaks.items():
+            given[int(chan[1:])] = peak
+        sigma = channel_noise(of, given)
+        return sigma, assumed_noise(sigma, given)
+
+    np.testing.assert_array_equal(noise(data)[0], channel_noise(data))
+    assert noise(data)[1] == 0.0 and noise(data, c0=9e4)[1] == 0.0
+    # A channel of another scale, sources and all, says nothing of the others.
+    loud = data.copy()
+    loud[1, 5, 5] = 100.0
+    loud[1] *= 1e6
+    np.testing.assert_array_equal(noise(loud)[0], channel_noise(loud))
+    # Nor does one without noise.
+    one = data.copy()
+    one[1] = 0.0
+    one[1, 5, 5] = 9e4
+    sigma, assumed = noise(one)
+    assert sigma[1] == LEAST_NOISE * np.float32(9e4) and sigma[0] == pytest.approx(1.0, abs=0.1) and assumed == 0.0
+    assert np.isnan(noise(0.0 * data + np.float32([0, 1, 1])[:, None, None] * data)[0][0])
+    # Where most are without, the wings of a line are too.
+    sigma, assumed = noise(1e-7 * data, c0=1.0, c1=0.5, c2=1e-4)
+    np.testing.assert_array_equal(sigma, LEAST_NOISE)
+    assert assumed == LEAST_NOISE
 
 
 @pytest.mark.parametrize("blank", [0.0, np.nan])

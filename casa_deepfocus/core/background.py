@@ -16,8 +16,9 @@ from casa_deepfocus.core.noise import MAD_TO_SIGMA, SAMPLE
 MATTERS = 0.5
 """Background [sigma] that is too large to leave: half a sigma, in the flux of every source."""
 
-SURE = 6.0
-"""Standard errors of a background that is there. What one pixel in six, a source's, adds to a median is less."""
+SURE = 14.0
+"""Largest background over the error of a mean over all beams [sigma] that noise does not make: level and two slopes have
+2.6 together, noise that was smoothed with the beam sqrt(2) times that, and this is 4 of these."""
 
 TILES = 3
 """Tiles along an axis that show a gradient."""

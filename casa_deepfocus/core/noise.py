@@ -66,7 +66,7 @@ def blank_to_zero(data: NDArray) -> NDArray:
     return np.where(np.isfinite(data), data, data.dtype.type(0))
 
 
-def channel_noise(data: NDArray, peak: float = 0.0) -> NDArray[np.float64]:
+def channel_noise(data: NDArray, peaks: NDArray | None = None) -> NDArray[np.float64]:
     """Noise of every channel.
 
     The noise of an interferometer is flat over the field before primary-beam correction and
@@ -75,9 +75,10 @@ def channel_noise(data: NDArray, peak: float = 0.0) -> NDArray[np.float64]:
     Parameters
     ----------
     data : (nchan, ny, nx) float32 [Jy/beam], not corrected for the primary beam; NaN where masked
-    peak : float [Jy/beam]
-        Of the sources that are, or were, in the data. What has less noise than `NO_NOISE` of it, a simulation without
-        any, is taken to have `LEAST_NOISE` of it.
+    peaks : (nchan,) [Jy/beam], `channel_peaks` of the data with their sources, optional
+        A channel with less noise than `NO_NOISE` of its peak, as in a simulation without any, is taken to have
+        `LEAST_NOISE` of the highest peak of such channels. Where most are such, so is what has less than `NO_NOISE` of
+        that: the wings of a line.
 
     Returns
     -------
@@ -89,18 +90,28 @@ def channel_noise(data: NDArray, peak: float = 0.0) -> NDArray[np.float64]:
         When no channel holds data.
     """
     sigma = np.array([robust_rms(plane) for plane in data])
-    if peak > 0.0:
-        for chan in np.flatnonzero(~(sigma >= NO_NOISE * peak)):
-            if np.isfinite(sigma[chan]) or np.nan_to_num(data[chan]).any():
-                sigma[chan] = LEAST_NOISE * peak
+    if peaks is not None:
+        noise, held = np.nan_to_num(sigma), peaks > 0
+        without = held & (noise < NO_NOISE * peaks)
+        if without.any():
+            highest = float(peaks[without].max())
+            if without.sum() > 0.5 * held.sum():
+                without |= held & (noise < NO_NOISE * highest)
+            sigma[without] = LEAST_NOISE * highest
     if not np.isfinite(sigma).any():
         raise DataError("the image holds no data: every channel is blank or zero. Check the selection and flags.")
     return sigma
 
 
-def is_assumed(sigma: NDArray, peak: float) -> bool:
-    """Whether `channel_noise` had to assume the noise of most channels."""
-    return bool(peak > 0.0 and np.nanmedian(sigma) == LEAST_NOISE * peak)
+def channel_peaks(data: NDArray) -> NDArray[np.float64]:
+    """(nchan,) highest finite absolute value of each channel [unit of the data]; 0 where there is none."""
+    return np.array([np.max(np.abs(plane), where=np.isfinite(plane), initial=0.0) for plane in data], dtype=float)
+
+
+def assumed_noise(sigma: NDArray, peaks: NDArray) -> float:
+    """What `channel_noise` assumed for most channels [unit of the data]; 0 where it did not have to."""
+    assumed = np.isin(sigma, LEAST_NOISE * peaks[peaks > 0])
+    return float(sigma[assumed][0]) if assumed.sum() > 0.5 * np.isfinite(sigma).sum() else 0.0
 
 
 def inverse_variance(sigma: NDArray) -> NDArray[np.float64]:

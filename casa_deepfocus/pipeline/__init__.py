@@ -26,7 +26,7 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import integrated_map
 from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import covariance_to_shape
-from casa_deepfocus.core.noise import blank_to_zero, channel_noise, inverse_variance
+from casa_deepfocus.core.noise import blank_to_zero, channel_noise, channel_peaks, inverse_variance
 from casa_deepfocus.core.psf import Imager, has_sidelobes
 from casa_deepfocus.core.whitening import NoiseModel, as_natural
 from casa_deepfocus.errors import DataError
@@ -105,8 +105,8 @@ def _run(
         taken = take_in(cube, log)
         cube, sigma, unit = taken.cube, taken.sigma, taken.unit
         first = integrated_map(cube.data, sigma)
-        natural, was = (cube, NoiseModel()) if taken.noiseless else as_natural(cube, sigma)
-        noise = sigma if natural is cube else channel_noise(natural.data, taken.peak)
+        natural, was = (cube, NoiseModel()) if taken.assumed else as_natural(cube, sigma)
+        noise = sigma if natural is cube else channel_noise(natural.data, taken.peaks)
         search = _prepare(natural, networks, options, noise, taken)
     log(f"noise: {np.nanmedian(sigma) * unit:.4g} Jy/beam a channel (median of {np.isfinite(sigma).sum()} channels)")
     if natural is not cube:
@@ -161,8 +161,8 @@ def _run(
         result.catalogue.meta["dynamic_range_floor"] = search.floor
     if outside.sources:
         result.catalogue.meta["outside"] = outside.summary()
-    if search.noiseless and not taken.noiseless:
-        tell_assumed(taken.peak * unit, log)
+    if search.assumed and not taken.assumed:
+        tell_assumed(search.assumed * unit, log)
     in_units(result, unit)
     result.timings = dict(clock.seconds)
     log(f"{len(result.catalogue)} sources")
@@ -173,23 +173,22 @@ def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray, t
     """What is searched and fitted in each mode: the cube, its lines, or its continuum image."""
     data = blank_to_zero(cube.data)
     blank = ~np.isfinite(cube.data)
-    work = cube
+    work, peaks = cube, taken.peaks
     if options.mode == "continuum" and cube.nchan > 1:
         work = collapse(cube, sigma)
-        data, blank, sigma = blank_to_zero(work.data), ~np.isfinite(work.data), channel_noise(work.data, taken.peak)
+        data, blank, peaks = blank_to_zero(work.data), ~np.isfinite(work.data), channel_peaks(work.data)
+        sigma = channel_noise(work.data, peaks)
     elif options.mode == "line":
         continuum = fit_continuum(data, sigma, line_free_channels(data, sigma))
         if continuum.significant:
             data = subtract_continuum(data, continuum)
-            sigma = channel_noise(np.where(blank, np.nan, data), taken.peak)
+            sigma = channel_noise(np.where(blank, np.nan, data), peaks)
     if blank.any():
         data[blank] = np.nan
     imager = Imager(work.psf, work.shape)
     fit = JointFit(data, sigma, imager, work.beam_covariance())
     probability = np.zeros(cube.shape, dtype=np.float32)
-    return Search(
-        work, networks, options, sigma, fit, imager, probability, taken.unit, taken.peak, taken.noiseless
-    )  # fmt: skip
+    return Search(work, networks, options, sigma, fit, imager, probability, taken.unit, peaks, taken.assumed)
 
 
 def collapse(cube: Cube, sigma: NDArray) -> Cube:

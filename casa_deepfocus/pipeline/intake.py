@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.background import Background, measure_background
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.noise import LEAST_NOISE, NO_NOISE, SAMPLE, channel_noise, is_assumed, robust_rms
+from casa_deepfocus.core.noise import LEAST_NOISE, NO_NOISE, SAMPLE, assumed_noise, channel_noise, channel_peaks
 from casa_deepfocus.core.psf import has_sidelobes
 from casa_deepfocus.core.spikes import Spikes, mend_spikes
 from casa_deepfocus.errors import DataError
@@ -26,9 +26,6 @@ LARGEST_RANGE = 40
 """Powers of two that the brightest thousandth of the pixels may have over their median in the scaled data: without
 noise the median is far down in the tails of the beam."""
 
-SIGNAL = 20.0
-"""Peak of a channel, over its noise, that is a source's: that of a channel with nothing but huge noise is 4 to 6."""
-
 
 @dataclass(frozen=True)
 class Intake:
@@ -39,15 +36,15 @@ class Intake:
     cube : Cube, its data in units of `unit`
     sigma : (nchan,) float64 [unit]; NaN for flagged channels
     unit : float [Jy/beam], a power of two: what is multiplied with it has the digits that it had
-    peak : float [unit], of the sources; `core.noise.channel_noise` takes it
-    noiseless : bool, whether `sigma` is assumed, there being none
+    peaks : (nchan,) [unit], of the data; `core.noise.channel_noise` takes them
+    assumed : float [unit], the noise that was assumed, there being none; 0 where there is some
     """
 
     cube: Cube
     sigma: NDArray[np.float64]
     unit: float
-    peak: float
-    noiseless: bool
+    peaks: NDArray[np.float64]
+    assumed: float
 
 
 def take_in(cube: Cube, log: Log) -> Intake:
@@ -74,32 +71,30 @@ def take_in(cube: Cube, log: Log) -> Intake:
         # What is infinite then is a voxel to be mended.
         data = np.ldexp(cube.data, -exponent)
     unit = float(np.ldexp(1.0, exponent))
+    peaks = channel_peaks(data)
+    sigma = channel_noise(data, peaks)
     for _ in range(LOOKS):
-        floors = LEAST_NOISE * _peaks(data)
-        raw = np.array([robust_rms(plane) for plane in data])
-        noisy = raw >= NO_NOISE / LEAST_NOISE * floors
-        sigma = np.where(floors > 0, np.where(noisy, raw, floors), np.nan)
         spikes = mend_spikes(data, sigma, cube.beam_covariance())
         _tell_spikes(spikes, log)
         if not spikes.voxels:
             break
+        peaks = channel_peaks(data)
+        sigma = channel_noise(data, peaks)
     cube = cube.with_data(data)
-    _level(cube, unit, log)
-    peaks, raw = _peaks(data), np.array([robust_rms(plane) for plane in data])
-    bright = peaks[peaks > SIGNAL * np.nan_to_num(raw)]
-    peak = float(bright.max()) if bright.size else 0.0
-    sigma = channel_noise(data, peak)
-    noiseless = is_assumed(sigma, peak)
-    if noiseless:
-        tell_assumed(peak * unit, log)
-    return Intake(cube, sigma, unit, peak, noiseless)
+    if _level(cube, unit, log):
+        peaks = channel_peaks(data)
+        sigma = channel_noise(data, peaks)
+    assumed = assumed_noise(sigma, peaks)
+    if assumed:
+        tell_assumed(assumed * unit, log)
+    return Intake(cube, sigma, unit, peaks, assumed)
 
 
-def tell_assumed(peak: float, log: Log) -> None:
-    """Say that the noise was assumed, where sources have a peak of `peak` [Jy/beam]."""
+def tell_assumed(noise: float, log: Log) -> None:
+    """Say that the noise [Jy/beam] was assumed."""
     log(
-        f"the image has no noise, or less than {NO_NOISE:g} of its peak: {LEAST_NOISE:g} of the peak, "
-        f"{LEAST_NOISE * peak:.3g} Jy/beam, is taken for it. Errors are those of such noise; what is fainter is lost",
+        f"the image has no noise, or less than {NO_NOISE:g} of its peak: {LEAST_NOISE:g} of the peak, {noise:.3g} "
+        "Jy/beam, is taken for it. Errors are those of such noise; what is fainter is lost",
         "WARN",
     )
 
@@ -115,11 +110,6 @@ def _exponent(data: NDArray) -> int:
         raise DataError("the image holds no data: every channel is blank or zero. Check the selection and flags.")
     middle, high = np.frexp(np.quantile(size.astype(float), [0.5, 0.999]))[1]
     return int(max(middle, high - LARGEST_RANGE))
-
-
-def _peaks(data: NDArray) -> NDArray[np.float64]:
-    """(nchan,) highest finite absolute value of each channel; 0 where there is none."""
-    return np.array([np.max(np.abs(plane), where=np.isfinite(plane), initial=0.0) for plane in data], dtype=float)
 
 
 def _tell_spikes(spikes: Spikes, log: Log) -> None:
@@ -142,8 +132,9 @@ def _shown(places: Sequence[tuple[int, int, int]]) -> str:
     return ", ".join(str(place) for place in places[:SHOWN]) + more
 
 
-def _level(cube: Cube, unit: float, log: Log) -> None:
-    """Take the background of each plane off a cube whose PSF has all spacings, in place; else only tell of it."""
+def _level(cube: Cube, unit: float, log: Log) -> bool:
+    """Take the background of each plane off a cube whose PSF has all spacings, in place; else only tell of it. True if
+    anything was taken off."""
     sidelobes = has_sidelobes(cube)
     found: dict[int, Background] = {}
     for chan, plane in enumerate(cube.data):
@@ -152,13 +143,14 @@ def _level(cube: Cube, unit: float, log: Log) -> None:
         if background is not None and (background.least > 1.0 or not sidelobes):
             found[chan] = background
     if not found:
-        return
+        return False
     worst = max(found.values(), key=lambda one: one.largest)
     text = f"{len(found)} of {cube.nchan} channels have a background, of up to {worst.largest:.1f} sigma"
     if sidelobes:
         log(f"{text}: an interferometer sees none. It counts as noise, so that errors are too large", "WARN")
-        return
+        return False
     for chan, background in found.items():
         cube.data[chan] -= background.image(cube.shape)
     level = f"{worst.level * unit:.3g} Jy/beam in the middle of the image"
     log(f"{text} ({level}): a level and a gradient are taken off", "WARN")
+    return True

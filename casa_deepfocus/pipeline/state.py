@@ -184,8 +184,8 @@ class Search:
     `floor` is what the integrated residual has over what the channels' noise gives, at least 1, by its rms and its
     negative peaks: errors of the calibration leave more of a bright continuum all over the image, and continua are to
     stand out of that.
-    `unit` is that of the data [Jy/beam], `peak` [unit] of the sources, for `core.noise.channel_noise`, and `noiseless`
-    whether the noise was assumed for want of any.
+    `unit` is that of the data [Jy/beam], `peaks` (nchan,) [unit] of the data with its sources, for
+    `core.noise.channel_noise`, and `assumed` [unit] the noise that was assumed for want of any, 0 where there is some.
     `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
     """
 
@@ -197,8 +197,8 @@ class Search:
     imager: Imager
     probability: NDArray
     unit: float = 1.0
-    peak: float = 0.0
-    noiseless: bool = False
+    peaks: NDArray | None = None
+    assumed: float = 0.0
     components: list[Component] = field(default_factory=list)
     refused: list[Component] = field(default_factory=list)
     floor: float = 1.0
