@@ -17,7 +17,7 @@ MATTERS = 0.5
 """Background [sigma] that is too large to leave: half a sigma, in the flux of every source."""
 
 SURE = 14.0
-"""Largest background over the error of a mean over all beams [sigma] that noise does not make: level and two slopes have
+"""Largest background over the error of a mean over all beams [sigma] that noise does not make: level and slopes have
 2.6 together, noise that was smoothed with the beam sqrt(2) times that, and this is 4 of these."""
 
 TILES = 3
@@ -25,6 +25,12 @@ TILES = 3
 
 CLIP = 3.0
 """Distance [sigma] from the background beyond which a pixel is a source's."""
+
+LOOK = 4096
+"""About how many pixels of a plane are looked at to find out whether it may have any."""
+
+LEAST_PIXELS = 16
+"""Fewer pixels do not tell."""
 
 STEPS = 12
 """Times that the background is fitted anew to what is not clipped."""
@@ -73,39 +79,50 @@ def measure_background(plane: NDArray, beam: float) -> Background | None:
     -------
     Background or None
     """
-    step = max(1, int(np.sqrt(plane.size / SAMPLE)))
-    part = plane[::step, ::step]
-    medians, sigmas = [], []
-    for rows in np.array_split(np.arange(part.shape[0]), TILES):
-        for columns in np.array_split(np.arange(part.shape[1]), TILES):
-            tile = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size and columns.size else part
-            tile = tile[np.isfinite(tile)]
-            if tile.size >= 16:
-                medians.append(float(np.median(tile)))
-                sigmas.append(MAD_TO_SIGMA * float(np.median(np.abs(tile - np.float32(medians[-1])))))
-    if not medians or not np.median(sigmas) > 0:
+    if not _may_have_one(plane[:: _step(plane, LOOK), :: _step(plane, LOOK)]):
         return None
-    sigma = float(np.median(sigmas))
-    # Half of the tiles are to show it: a tile may be full of sources.
-    if np.median(np.abs(medians)) < MATTERS * sigma * 0.5:
-        return None
-    return _fitted(part, sigma, beam / step)
+    step = _step(plane, SAMPLE)
+    return _fitted(plane[::step, ::step], beam / step)
 
 
-def _fitted(part: NDArray, sigma: float, beam: float) -> Background | None:
+def _step(plane: NDArray, number: int) -> int:
+    """Distance of pixels along both axes, of which a plane has about `number`."""
+    return max(1, int(np.sqrt(plane.size / number)))
+
+
+def _may_have_one(part: NDArray) -> bool:
+    """Whether half of the tiles have a median that may matter: one may be full of sources."""
+    rows, columns = part.shape[0] // TILES, part.shape[1] // TILES
+    if not rows or not columns:
+        return False
+    tiles = part[: rows * TILES, : columns * TILES].reshape(TILES, rows, TILES, columns)
+    tiles = tiles.transpose(0, 2, 1, 3).reshape(TILES**2, -1)
+    if not np.isfinite(tiles).all():
+        tiles = tiles[np.isfinite(tiles).any(axis=1)]
+        medians = np.nanmedian(tiles, axis=1)
+        sigma = MAD_TO_SIGMA * np.nanmedian(np.abs(tiles - medians[:, None])) if len(tiles) else 0.0
+    else:
+        medians = np.median(tiles, axis=1)
+        sigma = MAD_TO_SIGMA * np.median(np.abs(tiles - medians[:, None]))
+    return bool(len(tiles) and np.median(np.abs(medians)) > 0.5 * MATTERS * sigma)
+
+
+def _fitted(part: NDArray, beam: float) -> Background | None:
     """The plane through what is not a source's, with its error from the number of beams."""
     y, x = (grid.ravel() for grid in np.meshgrid(*(np.linspace(-1.0, 1.0, side) for side in part.shape), indexing="ij"))
     known = np.isfinite(part).ravel()
     values, terms = part.ravel()[known].astype(float), np.stack([np.ones(known.sum()), x[known], y[known]], axis=1)
-    kept = np.ones(len(values), dtype=bool)
-    kept[:] = np.abs(values - np.median(values)) < CLIP * MAD_TO_SIGMA * np.median(np.abs(values - np.median(values)))
-    found = np.zeros(3)
+    away = np.abs(values - np.median(values)) if values.size else values
+    kept = away < CLIP * MAD_TO_SIGMA * np.median(away) if values.size else np.zeros(0, dtype=bool)
+    if kept.sum() < LEAST_PIXELS:
+        return None
+    found, sigma = np.zeros(3), 0.0
     for _ in range(STEPS):
         found = np.linalg.lstsq(terms[kept], values[kept], rcond=None)[0]
         rest = values - terms @ found
         sigma = MAD_TO_SIGMA * float(np.median(np.abs(rest[kept])))
         before, kept = kept, np.abs(rest) < CLIP * sigma
-        if sigma == 0.0 or kept.sum() < 16 or (before == kept).all():
+        if sigma == 0.0 or kept.sum() < LEAST_PIXELS or (before == kept).all():
             break
     if sigma == 0.0:
         return None
