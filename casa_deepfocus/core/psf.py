@@ -23,7 +23,7 @@ def gaussian_transform(shape: tuple[int, int], x: float, y: float, covariance: A
 
     It is band-limited: a soft edge below Nyquist keeps the image of a point compact. No baseline of a properly sampled
     image lies there, and of a Gaussian beam of 3 pixels 2 per cent: with the edge at 0.4 the flux of a point is
-    0.1 per cent low at 3 pixels and 0.5 at 2.3 (at 0.3 it was 1 and 4).
+    0.1 per cent low at 3 pixels and 0.8 at 2.3 (at 0.3 it was 1.0 and 3.7).
 
     Parameters
     ----------
