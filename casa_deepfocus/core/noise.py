@@ -15,11 +15,11 @@ MAD_TO_SIGMA = 1.4826022185056018
 
 
 NO_NOISE = 1e-5
-"""Rms over the peak below which there is no noise: rounding leaves 1e-7 and what the fit leaves out 1e-6, the best real
-images have a dynamic range of a few times 1e5 after years of calibration, over all of their channels."""
+"""Rms over the peak of a channel below which there is no noise: far above the rounding of float32, 1e-7, and below what
+is left in all but the very best of calibrated images."""
 
 LEAST_NOISE = 1e-4
-"""Noise over the peak that is assumed then: a model of Gaussians is no better."""
+"""Noise over the peak that is assumed then: the fit leaves out 1e-4 of a source's peak."""
 
 
 def robust_rms(values: NDArray, *, clip: float = 4.0, iterations: int = 3) -> float:

@@ -92,8 +92,8 @@ def gaussian_psf(beams: ArrayLike, cell: float, shape: tuple[int, int]) -> NDArr
 
 
 SIDELOBES = 0.02
-"""What a PSF may differ by from the Gaussian of its beam [peak] and have no sidelobes: the rounding of a header's beam
-makes 0.005, the highest sidelobe of a well filled array 0.03."""
+"""What a PSF may differ by from the Gaussian of its beam [peak] and have no sidelobes: chosen between the rounding of a
+header's beam and an interferometer's lowest sidelobes, neither of which comes near to it."""
 
 
 def has_sidelobes(cube: Cube) -> bool:

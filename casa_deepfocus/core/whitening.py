@@ -57,7 +57,7 @@ BRIGGS_REACH = 3.0
 
 ALIKE = 0.15
 """Rms difference of the noise's power from the PSF's transform, over where that is, below which they are the same:
-of 300 beams of natural weighting's noise it is measured with an error of a tenth."""
+about the error of a measurement on some hundred beams."""
 
 MOST_GAIN = 3.0
 """The filter for a measured noise may raise no spatial frequency by more than this over the lowest: noise smoother than
