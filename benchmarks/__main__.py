@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import bounds, faults, fidelity, networks, noise, peers, psf, sizes, speed, throughput, weights
+from benchmarks import bounds, faults, fidelity, networks, noise, peers, psf, sizes, speed, throughput, toys, weights
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -18,6 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("networks", networks, "seconds of each network in one search, and of all together"),
         ("psf", psf, "a cube's PSFs as a few principal images: exactness and speed"),
         ("noise", noise, "peaks of noise found in empty fields, beside the law for them"),
+        ("toys", toys, "toy images in noise of several kinds, without a PSF and with it: rows and pulls"),
         ("weights", weights, "signal to noise in a Briggs weighted image, and with the weights undone"),
         ("sizes", sizes, "bias of sizes, over populations of sources and prior densities"),
         ("faults", faults, "odd inputs: how many end right, with a clear error, badly"),

@@ -160,7 +160,7 @@ def search_of(cube) -> Search:
 def test_its_slope_is_subtracted_too():
     """A continuum that falls to 0.6 over the band: what is left is noise in the first and the last channel as well."""
     steep = replace(outside_source(), alpha=-500.0)
-    outside = Outside(search_of(observe([], steep)), silent)
+    outside = Outside(search_of(observe([], steep)), silent, sidelobes=True)
     assert outside.look() and outside.sources[0].slope == 0.0
     known, residual = outside.sources[0].known, outside.search.fit.residual
     flat = residual[:, known].std(axis=1)
@@ -173,7 +173,7 @@ def test_its_slope_is_subtracted_too():
 
 
 def test_a_continuum_must_exceed_sidelobes_that_are_not_known(spoiled):
-    outside = Outside(search_of(spoiled), silent)
+    outside = Outside(search_of(spoiled), silent, sidelobes=True)
     assert outside.look()
     (source,) = outside.sources
     assert not source.known[70, 10] and source.known[70, 130]

@@ -144,13 +144,17 @@ def test_a_little_white_noise_is_filtered_too(share):
     np.testing.assert_allclose(channel_noise(natural.data), sigma, rtol=0.05)
 
 
-def test_without_a_measured_psf_nothing_is_filtered():
+def test_a_gaussian_in_place_of_the_psf_lets_white_noise_be_filtered_too():
     cube = cube_with(1.0, 0.1)
     sigma = channel_noise(cube.data)
     assert white_share(cube, sigma) > 0.9
     size = cube.psf.shape[1:]
     assumed = replace(cube, psf=gaussian_psf(cube.beams, cube.cell, size), psf_is_measured=False)
-    assert as_natural(assumed, sigma)[0] is assumed
+    natural, was = as_natural(assumed, sigma)
+    assert natural is not assumed and was.white > 0.9 and "white over the pixels" in str(was)
+    given, also = as_natural(replace(assumed, psf_is_measured=True), sigma)
+    np.testing.assert_array_equal(given.data, natural.data)
+    assert also == was
 
 
 @pytest.mark.parametrize("flagged", [[0, 1], [12], [23]])
@@ -215,8 +219,6 @@ def test_natural_weights_are_left_alone():
     assert weight_density(cube, sigma) < 0.2
     assert as_natural(cube, sigma) == (cube, NoiseModel())
     assert str(NoiseModel()) == "natural weighting's noise"
-    assumed = replace(cube, psf=gaussian_psf(cube.beams, cube.cell, cube.psf.shape[1:]), psf_is_measured=False)
-    assert weight_density(assumed, sigma) == 0.0
 
 
 def test_a_psf_of_the_images_own_size_tells_too_and_a_smaller_one_does_not():

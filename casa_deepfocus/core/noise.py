@@ -14,6 +14,14 @@ MAD_TO_SIGMA = 1.4826022185056018
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
 
+NO_NOISE = 1e-5
+"""Rms over the peak of a channel below which there is no noise: far above the rounding of float32, 1e-7, and below what
+is left in all but the very best of calibrated images."""
+
+LEAST_NOISE = 1e-4
+"""Noise over the peak that is assumed then: the fit leaves out 1e-4 of a source's peak."""
+
+
 def robust_rms(values: NDArray, *, clip: float = 4.0, iterations: int = 3) -> float:
     """Rms of noise that has zero mean, in the presence of sources and their sidelobes.
 
@@ -50,7 +58,7 @@ def robust_rms(values: NDArray, *, clip: float = 4.0, iterations: int = 3) -> fl
 
 def _middle(ordered: NDArray) -> float:
     """Median of sorted values."""
-    return float(ordered[(ordered.size - 1) // 2 : ordered.size // 2 + 1].mean())
+    return float(ordered[(ordered.size - 1) // 2 : ordered.size // 2 + 1].mean(dtype=float))
 
 
 def blank_to_zero(data: NDArray) -> NDArray:
@@ -58,7 +66,7 @@ def blank_to_zero(data: NDArray) -> NDArray:
     return np.where(np.isfinite(data), data, data.dtype.type(0))
 
 
-def channel_noise(data: NDArray) -> NDArray[np.float64]:
+def channel_noise(data: NDArray, peaks: NDArray | None = None) -> NDArray[np.float64]:
     """Noise of every channel.
 
     The noise of an interferometer is flat over the field before primary-beam correction and
@@ -67,6 +75,10 @@ def channel_noise(data: NDArray) -> NDArray[np.float64]:
     Parameters
     ----------
     data : (nchan, ny, nx) float32 [Jy/beam], not corrected for the primary beam; NaN where masked
+    peaks : (nchan,) [Jy/beam], `channel_peaks` of the data with their sources, optional
+        A channel with less noise than `NO_NOISE` of its peak, as in a simulation without any, is taken to have
+        `LEAST_NOISE` of the highest peak of such channels. Where most are such, so is what has less than `NO_NOISE` of
+        that: the wings of a line.
 
     Returns
     -------
@@ -78,9 +90,28 @@ def channel_noise(data: NDArray) -> NDArray[np.float64]:
         When no channel holds data.
     """
     sigma = np.array([robust_rms(plane) for plane in data])
+    if peaks is not None:
+        noise, held = np.nan_to_num(sigma), peaks > 0
+        without = held & (noise < NO_NOISE * peaks)
+        if without.any():
+            highest = float(peaks[without].max())
+            if without.sum() > 0.5 * held.sum():
+                without |= held & (noise < NO_NOISE * highest)
+            sigma[without] = LEAST_NOISE * highest
     if not np.isfinite(sigma).any():
         raise DataError("the image holds no data: every channel is blank or zero. Check the selection and flags.")
     return sigma
+
+
+def channel_peaks(data: NDArray) -> NDArray[np.float64]:
+    """(nchan,) highest finite absolute value of each channel [unit of the data]; 0 where there is none."""
+    return np.array([np.max(np.abs(plane), where=np.isfinite(plane), initial=0.0) for plane in data], dtype=float)
+
+
+def assumed_noise(sigma: NDArray, peaks: NDArray) -> float:
+    """What `channel_noise` assumed for most channels [unit of the data]; 0 where it did not have to."""
+    assumed = np.isin(sigma, LEAST_NOISE * peaks[peaks > 0])
+    return float(sigma[assumed][0]) if assumed.sum() > 0.5 * np.isfinite(sigma).sum() else 0.0
 
 
 def inverse_variance(sigma: NDArray) -> NDArray[np.float64]:

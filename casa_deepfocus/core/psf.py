@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
+from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
 from casa_deepfocus.errors import DataError
 
@@ -88,6 +89,25 @@ def gaussian_psf(beams: ArrayLike, cell: float, shape: tuple[int, int]) -> NDArr
     return np.stack([gaussian_image(shape, shape[1] // 2, shape[0] // 2, cov) for cov in covariances]).astype(
         np.float32
     )
+
+
+SIDELOBES = 0.02
+"""What a PSF may differ by from the Gaussian of its beam [peak] and have no sidelobes: chosen between the rounding of a
+header's beam and an interferometer's lowest sidelobes, neither of which comes near to it."""
+
+
+def has_sidelobes(cube: Cube) -> bool:
+    """Whether a cube's PSF is more than the Gaussian of its beam: an interferometer's own.
+
+    A Gaussian tells where sources are and not what the noise is, whether it stands in for a PSF or was given as one.
+    """
+    known = np.flatnonzero(cube.psf[:, cube.psf.shape[1] // 2, cube.psf.shape[2] // 2] > 0.5)
+    if known.size == 0:
+        return False
+    plane = int(known[known.size // 2])
+    psf, beam = cube.psf[plane], cube.beam_covariances()[plane] if len(cube.psf) > 1 else cube.beam_covariance()
+    gaussian = gaussian_image(psf.shape, psf.shape[1] // 2, psf.shape[0] // 2, beam)
+    return bool(np.nanmax(np.abs(psf - gaussian)) > SIDELOBES)
 
 
 def fit_beam(psf: NDArray, level: float = 0.35) -> NDArray[np.float64]:

@@ -10,6 +10,9 @@ visibilities is that of the image (core.fit). Two things in common use break thi
 Convolving image and PSF with H = T / power restores both: the noise then has the power H^2 power = H T, which is the
 transform of the new PSF. Sources keep their flux, and where there is nothing to restore nothing changes.
 
+Where the PSF is a Gaussian it tells nothing of the noise (a single dish's, a smoothed image's, that of an image without
+its PSF); there the power is measured on the image itself (core.noisepower).
+
 The convolution must reach over a few beams only: beyond the field the dirty image is not known, and a wider one would
 lose what it takes from there. For white noise T is smoothed over the uv plane before; Briggs weights follow the
 density from cell to cell, and there it is H that is smoothed.
@@ -24,9 +27,10 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape
 from casa_deepfocus.core.noise import blank_to_zero
-from casa_deepfocus.core.psf import fit_beam, place_psf, psf_basis
+from casa_deepfocus.core.noisepower import NoisePower, measure_power
+from casa_deepfocus.core.psf import fit_beam, has_sidelobes, place_psf, psf_basis
 
 LEAST_SHARE = 0.001
 """With less of its variance white over the pixels, the noise is taken for the interferometer's own. Where no baseline
@@ -51,6 +55,17 @@ REACH = 2.0
 BRIGGS_REACH = 3.0
 """The same of the taper on the filter of Briggs weights."""
 
+ALIKE = 0.15
+"""Rms difference of the noise's power from the PSF's transform, over where that is, below which they are the same:
+about the error of a measurement on some hundred beams."""
+
+MOST_GAIN = 3.0
+"""The filter for a measured noise may raise no spatial frequency by more than this over the lowest: noise smoother than
+the beam's asks for a narrower beam, down to nothing where it was smoothed with the beam itself. This leaves 0.6."""
+
+LEAST_BEAM = 3.0
+"""Minor FWHM [pixel] that a beam is not made narrower than."""
+
 NODES = 9
 """Channels whose beams are fitted."""
 
@@ -69,12 +84,18 @@ class NoiseModel:
     ----------
     white : float in [0, 1], `white_share`; 0 where less than `LEAST_SHARE`
     density : float in [0, 1), `weight_density`; 0 where less than `LEAST_DENSITY`
+    length : float [beam], FWHM of the noise's correlation, by area; 0 where it is that of the PSF, or of weights
+        that the PSF tells
     """
 
     white: float = 0.0
     density: float = 0.0
+    length: float = 0.0
 
     def __str__(self) -> str:
+        if self.length:
+            share = f", {100 * self.white:.1f} per cent of its variance are white over the pixels" if self.white else ""
+            return f"the noise correlates over {self.length:.2f} beams{share}"
         if self.white:
             return f"{100 * self.white:.1f} per cent of the noise's variance is white over the pixels"
         if self.density:
@@ -95,6 +116,8 @@ def as_natural(cube: Cube, sigma: NDArray) -> tuple[Cube, NoiseModel]:
     cube : Cube, the same object where its noise is natural weighting's
     model : NoiseModel, what it was
     """
+    if not has_sidelobes(cube):
+        return _with_measured_power(cube, sigma)
     share = white_share(cube, sigma)
     if share >= LEAST_SHARE:
         return restore_natural(cube, share), NoiseModel(white=share)
@@ -102,6 +125,68 @@ def as_natural(cube: Cube, sigma: NDArray) -> tuple[Cube, NoiseModel]:
     if density >= LEAST_DENSITY:
         return undo_weights(cube, density), NoiseModel(density=density)
     return cube, NoiseModel()
+
+
+def _with_measured_power(cube: Cube, sigma: NDArray) -> tuple[Cube, NoiseModel]:
+    """`as_natural` for a PSF that does not tell the noise."""
+    noise = measure_power(cube, _middle_psf(cube), sigma)
+    if noise is None or _is_transfer(noise, cube):
+        return cube, NoiseModel()
+    length = noise.length() / (FWHM_PER_SIGMA * float(np.linalg.det(_matrix(cube.beam_covariance()))) ** 0.25)
+    white = noise.white if noise.white >= LEAST_SHARE else 0.0
+    return undo_power(cube, noise), NoiseModel(white=white, length=length)
+
+
+def _matrix(covariance: NDArray) -> NDArray[np.float64]:
+    sxx, syy, sxy = covariance
+    return np.array([[sxx, sxy], [sxy, syy]])
+
+
+def _is_transfer(noise: NoisePower, cube: Cube) -> bool:
+    """Whether a noise is natural weighting's, as far as can be measured."""
+    grid = _grid(cube)
+    transfer, power = _unit_transfer(cube, grid), noise.power(grid)
+    ratio = power / np.where(transfer > MEASURED * transfer.max(), transfer, np.inf)
+    # Cells count by what they weigh in a fit.
+    spread = float(np.sqrt((transfer * (ratio - 1.0) ** 2 * (ratio > 0)).sum() / transfer[ratio > 0].sum()))
+    return noise.white < LEAST_SHARE and spread < ALIKE
+
+
+def _unit_transfer(cube: Cube, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """Power of natural weighting's noise, of variance 1: the transform of the PSF, nowhere negative."""
+    return np.clip(fft.rfft2(place_psf(_middle_psf(cube), grid)).real, 0.0, None)
+
+
+def undo_power(cube: Cube, noise: NoisePower) -> Cube:
+    """The cube with natural weighting's noise in the place of another: image and PSF convolved with T / power.
+
+    Parameters
+    ----------
+    cube : Cube
+    noise : NoisePower
+
+    Returns
+    -------
+    Cube, PSF of peak 1, fluxes unchanged; its beams are wider where the noise was narrower than the beam, and a little
+    narrower where it was smoother. A beam along the edges of the data is blank: the convolution takes there from what
+    is not known.
+    """
+    grid = _grid(cube)
+    transfer, power = _unit_transfer(cube, grid), noise.power(grid)
+    taper = _gaussian_taper(grid, BRIGGS_REACH * cube.beam_pixels())
+    minor = float(np.median(cube.beams[:, 1])) / cube.cell
+    least = min(LEAST_BEAM, 0.99 * minor)
+    most = MOST_GAIN
+    while True:
+        response = transfer / np.maximum(power, 1e-6 * transfer.max())
+        # The smaller of the two, without an edge.
+        response = response * (1.0 + (response / (most * response[0, 0])) ** 4) ** -0.25
+        response = fft.rfft2(fft.irfft2(response, s=grid) * taper).real
+        psf = fft.irfft2(response * transfer, s=grid)
+        kept = covariance_to_shape(fit_beam(np.fft.fftshift(psf / psf[0, 0])))[1]
+        if kept >= least or most < 1.01:
+            return _convolved(cube, response, cube.beam_pixels())
+        most = np.sqrt(most)
 
 
 def white_share(cube: Cube, sigma: NDArray) -> float:
@@ -117,11 +202,8 @@ def white_share(cube: Cube, sigma: NDArray) -> float:
 
     Returns
     -------
-    float in [0, 1]; 0 when the pixels are too coarse to tell, or the PSF was not measured
+    float in [0, 1]; 0 when the pixels are too coarse to tell
     """
-    if not cube.psf_is_measured:
-        # The Gaussian of the header's beam does not say where baselines measure, and is not what made the image.
-        return 0.0
     ny, nx = cube.shape
     chosen = [chan for chan in range(0, cube.nchan, max(1, cube.nchan // CHANNELS)) if np.isfinite(sigma[chan])]
     taper = _field_taper(cube.shape)
@@ -151,10 +233,10 @@ def weight_density(cube: Cube, sigma: NDArray) -> float:
 
     Returns
     -------
-    float from 0, natural weights, to `MOST_DENSITY`; 0 when the PSF was not measured, or is smaller than the image
+    float from 0, natural weights, to `MOST_DENSITY`; 0 when the PSF is smaller than the image, or not known
     """
     smaller = any(psf < side for psf, side in zip(cube.psf.shape[1:], cube.shape, strict=True))
-    if not cube.psf_is_measured or smaller or not len(_known_psfs(cube.psf)):
+    if smaller or not len(_known_psfs(cube.psf)):
         return 0.0
     size = cube.psf.shape[1:]
     window = fft.rfft2(_field_taper(cube.shape) * np.isfinite(cube.data).any(axis=0), s=size)

@@ -26,13 +26,14 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import integrated_map
 from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import covariance_to_shape
-from casa_deepfocus.core.noise import blank_to_zero, channel_noise, inverse_variance
-from casa_deepfocus.core.psf import Imager
-from casa_deepfocus.core.whitening import as_natural
+from casa_deepfocus.core.noise import blank_to_zero, channel_noise, channel_peaks, inverse_variance
+from casa_deepfocus.core.psf import Imager, has_sidelobes
+from casa_deepfocus.core.whitening import NoiseModel, as_natural
 from casa_deepfocus.errors import DataError
 from casa_deepfocus.pipeline.blends import settle
 from casa_deepfocus.pipeline.blobs import detect
 from casa_deepfocus.pipeline.extended import extended_lines
+from casa_deepfocus.pipeline.intake import Intake, take_in, tell_assumed
 from casa_deepfocus.pipeline.joint import refine, refine_lines
 from casa_deepfocus.pipeline.lines import (
     denoise,
@@ -43,7 +44,7 @@ from casa_deepfocus.pipeline.lines import (
 )
 from casa_deepfocus.pipeline.measure import measure_fluxes, measure_shapes
 from casa_deepfocus.pipeline.outside import Outside
-from casa_deepfocus.pipeline.result import report
+from casa_deepfocus.pipeline.result import in_units, report
 from casa_deepfocus.pipeline.state import (
     MIN_LINE_CHANNELS,
     MODES,
@@ -76,7 +77,7 @@ def run(
     cube : Cube, not corrected for the primary beam
     networks : Networks
     options : Options, optional
-    log : callable on str, for one line a step
+    log : Log, for one line a step, and warnings
     progress : callable on (round's name, number of sources so far), optional
 
     Returns
@@ -101,15 +102,17 @@ def _run(
     if options.mode == "line" and cube.nchan < MIN_LINE_CHANNELS:
         raise DataError(f"mode='line' needs at least {MIN_LINE_CHANNELS} channels; the image has {cube.nchan}")
     with clock.step("noise"):
-        sigma = channel_noise(cube.data)
+        taken = take_in(cube, log)
+        cube, sigma, unit = taken.cube, taken.sigma, taken.unit
         first = integrated_map(cube.data, sigma)
-        natural, was = as_natural(cube, sigma)
-        search = _prepare(natural, networks, options, sigma if natural is cube else channel_noise(natural.data))
-    log(f"noise: {np.nanmedian(sigma):.4g} Jy/beam a channel (median of {np.isfinite(sigma).sum()} channels)")
+        natural, was = (cube, NoiseModel()) if taken.assumed else as_natural(cube, sigma)
+        noise = sigma if natural is cube else channel_noise(natural.data, taken.peaks)
+        search = _prepare(natural, networks, options, noise, taken)
+    log(f"noise: {np.nanmedian(sigma) * unit:.4g} Jy/beam a channel (median of {np.isfinite(sigma).sum()} channels)")
     if natural is not cube:
         beam = f"beam {search.beam * cube.cell:.3g} arcsec"
         log(f"{was}: image and PSF are convolved to natural weighting's noise ({beam})")
-    outside = Outside(search, log)
+    outside = Outside(search, log, sidelobes=cube.psf_is_measured and has_sidelobes(cube))
     with clock.step("outside"):
         outside.look()
     for number in range(1, options.rounds + 1):
@@ -158,29 +161,34 @@ def _run(
         result.catalogue.meta["dynamic_range_floor"] = search.floor
     if outside.sources:
         result.catalogue.meta["outside"] = outside.summary()
+    if search.assumed and not taken.assumed:
+        tell_assumed(search.assumed * unit, log)
+    in_units(result, unit)
     result.timings = dict(clock.seconds)
     log(f"{len(result.catalogue)} sources")
     return result
 
 
-def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray) -> Search:
+def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray, taken: Intake) -> Search:
     """What is searched and fitted in each mode: the cube, its lines, or its continuum image."""
     data = blank_to_zero(cube.data)
     blank = ~np.isfinite(cube.data)
-    work = cube
+    work, peaks = cube, taken.peaks
     if options.mode == "continuum" and cube.nchan > 1:
         work = collapse(cube, sigma)
-        data, blank, sigma = blank_to_zero(work.data), ~np.isfinite(work.data), channel_noise(work.data)
+        data, blank, peaks = blank_to_zero(work.data), ~np.isfinite(work.data), channel_peaks(work.data)
+        sigma = channel_noise(work.data, peaks)
     elif options.mode == "line":
         continuum = fit_continuum(data, sigma, line_free_channels(data, sigma))
         if continuum.significant:
             data = subtract_continuum(data, continuum)
-            sigma = channel_noise(np.where(blank, np.nan, data))
+            sigma = channel_noise(np.where(blank, np.nan, data), peaks)
     if blank.any():
         data[blank] = np.nan
     imager = Imager(work.psf, work.shape)
     fit = JointFit(data, sigma, imager, work.beam_covariance())
-    return Search(work, networks, options, sigma, fit, imager, np.zeros(cube.shape, dtype=np.float32))
+    probability = np.zeros(cube.shape, dtype=np.float32)
+    return Search(work, networks, options, sigma, fit, imager, probability, taken.unit, peaks, taken.assumed)
 
 
 def collapse(cube: Cube, sigma: NDArray) -> Cube:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core.component import Component
-from casa_deepfocus.core.noise import channel_noise
+from casa_deepfocus.core.noise import assumed_noise, channel_noise
 from casa_deepfocus.pipeline.lines import KnownLine, same_source
 from casa_deepfocus.pipeline.state import LEAST_PART, Search
 
@@ -119,7 +119,9 @@ def leave_continuum(component: Component) -> bool:
 
 def renew_noise(search: Search) -> None:
     """Measure the noise on the residual, where bright sources' sidelobes no longer count as noise, and its floor."""
-    fresh = channel_noise(search.fit.residual)
+    fresh = channel_noise(search.fit.residual, search.peaks)
+    if search.peaks is not None:
+        search.assumed = assumed_noise(fresh, search.peaks)
     scale = np.nanmedian(fresh / search.sigma)
     if abs(scale - 1.0) > 0.01:
         search.sigma = fresh

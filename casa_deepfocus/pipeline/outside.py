@@ -42,7 +42,8 @@ class Outside:
     Parameters
     ----------
     search : Search
-    log : callable on str
+    log : Log
+    sidelobes : bool, whether the PSF that was measured has any: without them there is nothing to look for
 
     Attributes
     ----------
@@ -50,14 +51,14 @@ class Outside:
     model : (nchan, ny, nx) float32 [Jy/beam], their sidelobes where these are known; None without sources
     """
 
-    def __init__(self, search: Search, log: Log) -> None:
+    def __init__(self, search: Search, log: Log, *, sidelobes: bool) -> None:
         self.search = search
         self.log = log
         self.sources: list[OutsideSource] = []
         self.model: NDArray[np.float32] | None = None
         self._vain = 0
         # A continuum that was subtracted pixel by pixel has taken these sidelobes with it.
-        self._wanted = search.cube.psf_is_measured and search.options.mode != "line"
+        self._wanted = sidelobes and search.options.mode != "line"
 
     @cached_property
     def _patterns(self) -> Patterns:
@@ -90,9 +91,10 @@ class Outside:
             return False
         found = find_outside(self._image(), self._patterns, most=MOST_SOURCES - len(self.sources))
         for source in found:
+            flux = source.level * self._scale * self.search.unit
             self.log(
-                f"a source outside the image at {self._where(source)}, {source.level * self._scale:.3g} Jy apparent, "
-                f"explains sidelobes of up to {source.level * source.highest:.1f} sigma: it was subtracted"
+                f"a source outside the image at {self._where(source)}, {flux:.3g} Jy apparent, explains "
+                f"sidelobes of up to {source.level * source.highest:.1f} sigma: it was subtracted"
                 f"{self._share(source)}"
             )
             source.level *= self._scale
@@ -202,7 +204,7 @@ class Outside:
 
     def summary(self) -> str:
         """Places and flux densities, for the catalogue's meta; empty without sources."""
-        return "; ".join(f"{self._where(source)} {source.level:.4g} Jy" for source in self.sources)
+        return "; ".join(f"{self._where(source)} {source.level * self.search.unit:.4g} Jy" for source in self.sources)
 
     def _where(self, source: OutsideSource) -> str:
         ra, dec = sky_position(self.search.cube, source.x, source.y)

@@ -62,6 +62,19 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     )
 
 
+def in_units(result: Result, unit: float) -> None:
+    """Multiply every flux of a result with the unit of the data that it was found in [Jy/beam], in place."""
+    table = result.catalogue
+    for name, _, dimension, _ in cat.COLUMNS:
+        if dimension.startswith("Jy"):
+            table[name] *= unit
+    table.meta["noise"] *= unit
+    result.noise = result.noise * unit
+    for detail in result.details:
+        for image in (detail.focused, detail.spectrum, detail.model):
+            image *= np.float32(unit)
+
+
 def _add_to_mask(mask: NDArray[np.bool_], component: Component, cube: Cube, minsnr: float) -> None:
     """Set the voxels of a component: its dilated 3D model, and the whole band where it has a continuum."""
     observed = observed_covariance(np.maximum(component.covariance, [0, 0, -np.inf]), cube.beam_covariance())

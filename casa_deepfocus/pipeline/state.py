@@ -41,7 +41,11 @@ TAIL_APART = 2.0
 LEAST_PART = 3.0
 """SNR from which a line, or a continuum, says anything about the other."""
 
-Log = Callable[[str], None]
+
+class Log(Protocol):
+    """Where lines for people go: CASA's log, or any callable of a message and a priority ('INFO' or 'WARN')."""
+
+    def __call__(self, message: str, priority: str = ..., /) -> None: ...
 
 
 class Networks(Protocol):
@@ -154,7 +158,7 @@ class Result:
     counts: dict[str, int]
 
 
-def silent(message: str) -> None:
+def silent(message: str, priority: str = "INFO") -> None:
     """Default log."""
 
 
@@ -180,6 +184,8 @@ class Search:
     `floor` is what the integrated residual has over what the channels' noise gives, at least 1, by its rms and its
     negative peaks: errors of the calibration leave more of a bright continuum all over the image, and continua are to
     stand out of that.
+    `unit` is that of the data [Jy/beam], `peaks` (nchan,) [unit] of the data with its sources, for
+    `core.noise.channel_noise`, and `assumed` [unit] the noise that was assumed for want of any, 0 where there is some.
     `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
     """
 
@@ -190,6 +196,9 @@ class Search:
     fit: JointFit
     imager: Imager
     probability: NDArray
+    unit: float = 1.0
+    peaks: NDArray | None = None
+    assumed: float = 0.0
     components: list[Component] = field(default_factory=list)
     refused: list[Component] = field(default_factory=list)
     floor: float = 1.0
