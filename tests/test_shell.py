@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from shell_fixtures import casa
 
 from casa_deepfocus import casa_data, cli, params
 from casa_deepfocus.casa import shelltask, taskbuilder
@@ -18,6 +18,7 @@ from casa_deepfocus.errors import DeepFocusError, MissingDependencyError, Parame
 pytest.importorskip("casatools")
 stack_manip = pytest.importorskip("casashell.private.stack_manip")
 pytestmark = pytest.mark.casa
+pytest_plugins = ["shell_fixtures"]
 
 SPEC = params.sdeepfocus()
 
@@ -219,27 +220,6 @@ module = types.ModuleType("casa_deepfocus.casa.task_sdeepfocus")
 module.sdeepfocus = lambda *values: {"vis": values[0]}
 sys.modules[module.__name__] = module
 """
-
-
-def casa(home: Path, *statements: str, config: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run statements in a real CASA shell with the HOME given."""
-    environment = {**os.environ, "HOME": str(home)}
-    if not config:
-        environment.pop("CASASITECONFIG", None)
-    command = [sys.executable, "-m", "casashell", "--nologger", "--nogui", "-c", *statements]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture
-def fresh_home(tmp_path: Path, repository: Path) -> Path:
-    """A new HOME; the start-up file stands where IPython also finds that of an installed package."""
-    home = tmp_path / "home"
-    startup = home / ".casa" / "ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    name = "50-casa-deepfocus.py"
-    if not (Path(sys.prefix) / "etc" / "ipython" / "startup" / name).exists():
-        shutil.copy(repository / "casa_deepfocus" / name, startup)
-    return home
 
 
 def test_shell_from_a_fresh_home(fresh_home: Path) -> None:

@@ -37,7 +37,7 @@ def step(name: str, **subjects: Any) -> Iterator[None]:
     ----------
     name : str
         What is being done, as the timings call it.
-    **subjects : str or sequence of str
+    **subjects : str, sequence of str or None
         The parameters that it is done with, by their names; empty ones are left out.
 
     Raises
@@ -51,7 +51,7 @@ def step(name: str, **subjects: Any) -> Iterator[None]:
         raise
     except Exception as exc:
         _post("".join(traceback.format_exception(exc)), "DEBUG")
-        given = ", ".join(f"{key}={shown(value)}" for key, value in subjects.items() if value is not None and len(value))
+        given = ", ".join(f"{key}={shown(value)}" for key, value in subjects.items() if value)
         raise LibraryError(name, given, _one_line(exc), _remedy(exc)) from exc
 
 
