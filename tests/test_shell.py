@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from shell_fixtures import casa
 
@@ -89,6 +91,32 @@ def test_unknown_names(plain: taskbuilder.Task, shell: shelltask.ShellTask, call
             task("x.ms", vis="y.ms")
         with pytest.raises(TypeError, match=r"sdeepfocus\(\)"):
             task(*["x"] * 99)
+
+
+def test_paths_of_pathlib(plain: taskbuilder.Task, shell: shelltask.ShellTask, names: dict[str, Any]) -> None:
+    """Accepted wherever a path may stand, also in lists; the implementation and saved files get strings."""
+    paths = {"imagename": "a.image", "psf": "a.psf", "pb": "a.pb", "outfile": "out", "models": "nets"}
+    given: dict[str, Any] = {name: Path(path) for name, path in paths.items()}
+    for task in (plain, shell):
+        assert {name: value for name, value in task(**given).items() if name in paths} == paths
+        assert task(vis=[Path("a.ms"), "b.ms"])["vis"] == ["a.ms", "b.ms"]
+        assert task(vis=Path("a.ms"))["vis"] == "a.ms"
+    names.update(vis=(Path("a.ms"), Path("b.ms")), outfile=Path("out"))
+    assert shell()["vis"] == ["a.ms", "b.ms"]
+    names.clear()
+    shell.tget()
+    assert names["vis"] == ("a.ms", "b.ms") and names["outfile"] == "out"
+    with pytest.raises(ParameterError, match="overwrite='yes'"):
+        plain(overwrite=Path("yes"))
+
+
+def test_saved_files_hold_plain_values(names: dict[str, Any], shell: shelltask.ShellTask) -> None:
+    names.update(minsnr=np.float64(4.5), imsize=np.array([64, 48]), vis=Path("x.ms"), start=object(), robust=math.inf)
+    shell.tput("mine.txt")
+    names.clear()
+    shell.tget("mine.txt")
+    assert (names["minsnr"], names["imsize"], names["vis"], names["start"]) == (4.5, [64, 48], "x.ms", None)
+    assert names["robust"] == math.inf and type(names["minsnr"]) is float
 
 
 def test_help_and_class_attributes(plain: taskbuilder.Task) -> None:
