@@ -190,6 +190,17 @@ def find_folder(models: str = "") -> Path:
     return folder
 
 
+def available_providers() -> list[str]:
+    """What onnxruntime can run networks on here.
+
+    Raises
+    ------
+    MissingDependencyError
+        onnxruntime is not installed.
+    """
+    return list(_onnxruntime().get_available_providers())
+
+
 def choose_providers(device: str, available: list[str]) -> list[str]:
     """Execution providers of onnxruntime for a device, of those that it offers."""
     cuda = "CUDAExecutionProvider" in available
