@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -36,6 +37,7 @@ LEAST_MEMORY = 2.0
 LEAST_DISK = 1.0
 """[GiB] tclean's images at twice the field and the products of such a cube take 0.7 GiB."""
 
+PIP = f"{sys.executable} -m pip install"
 STARTUP_NAME = "50-casa-deepfocus.py"
 
 START_CASA = """
@@ -90,7 +92,7 @@ def requirements() -> list[Any]:
 def package(requirement: Any) -> Finding:
     """Whether one package is there, old enough and new enough, and can be imported."""
     name = requirement.name
-    remedy = f"{sys.executable} -m pip install '{name}{requirement.specifier}'"
+    install, upgrade = (f"{PIP} {how}'{name}{requirement.specifier}'" for how in ("", "-U "))
     problem = "" if name in CASA_PACKAGES else _import(MODULES.get(name, name))
     try:
         version = importlib.metadata.version(name)
@@ -98,13 +100,13 @@ def package(requirement: Any) -> Finding:
         # onnxruntime-gpu is imported as onnxruntime; a monolithic CASA has no metadata for some of its parts.
         there = importlib.util.find_spec(MODULES.get(name, name)) if name not in sys.modules else sys.modules[name]
         if there is None or problem:
-            return Finding(name, "is not installed", remedy)
+            return Finding(name, "is not installed", install)
         return Finding(name, "there, of unknown version")
     if problem:
-        return Finding(name, f"{version} cannot be imported ({problem})", remedy.replace("install", "install -U", 1))
+        return Finding(name, f"{version} cannot be imported ({problem})", upgrade)
     limits = [limit for limit in requirement.specifier if not limit.contains(version, prereleases=True)]
     if any(limit.operator in (">=", ">") for limit in limits):
-        return Finding(name, f"{version} is too old", remedy.replace("install", "install -U", 1))
+        return Finding(name, f"{version} is too old", upgrade)
     # Too new is wrong only where it does not work, which is looked at when it is used.
     return Finding(name, version + (f", newer than tested ({requirement.specifier})" if limits else ""))
 
@@ -135,22 +137,21 @@ def casa() -> Finding:
 
 def _mend_casa(error: str) -> str:
     """The command for a CASA that does not start, by what it says."""
-    pip = f"{sys.executable} -m pip install"
     bounds = {r.name: f"'{r.name}{r.specifier}'" for r in requirements()}
     parts = " ".join(bounds.get(name, name) for name in CASA_PACKAGES)
     missing = re.search(r"No module named '(\w+)'", error)
     if missing:
-        return f"{pip} {bounds.get(missing[1], parts)}"
+        return f"{PIP} {bounds.get(missing[1], parts)}"
     if re.search(r"version `\w+' not found|GLIBC|libssl|libcrypto", error):
-        return f"{pip} -U {parts}"
+        return f"{PIP} -U {parts}"
     if re.search(r"data|measures|Readme|lock", error, re.IGNORECASE):
         if casa_data.wheel_folder() is None:
-            return f"{pip} casadata"
+            return f"{PIP} casadata"
         return (
             "mv ~/.casa/data ~/.casa/data.old (or what measurespath in ~/.casa/config.py names): the wheel's data are "
             "used then. With a network, an empty folder in its place is filled by CASA"
         )
-    return f"{pip} --force-reinstall {parts}"
+    return f"{PIP} --force-reinstall {parts}"
 
 
 def networks() -> Finding:
@@ -162,7 +163,7 @@ def networks() -> Finding:
         providers = ", ".join(runner.available_providers())
     except ImportError as exc:
         bounds = next((str(r) for r in requirements() if r.name == "onnxruntime"), "onnxruntime")
-        return Finding("networks", str(exc), f"{sys.executable} -m pip install '{bounds}'")
+        return Finding("networks", str(exc), f"{PIP} '{bounds}'")
     except DeepFocusError as exc:
         return Finding("networks", str(exc), _reinstall())
     text = "{preset} in {folder}, hashes right, tried on a stamp, run on {device} with device='auto'".format(**info)
@@ -182,7 +183,7 @@ def shell() -> Finding:
     try:
         path = cli.startup_file()
     except DeepFocusError as exc:
-        return Finding("CASA shell", str(exc), f"{sys.executable} -m pip install casashell")
+        return Finding("CASA shell", str(exc), f"{PIP} casashell")
     if path.is_file() and cli.LINE in path.read_text().splitlines():
         return Finding("CASA shell", f"loads the task by {path}")
     return Finding("CASA shell", f"nothing loads the task: neither {placed} nor {path}", f"{DISTRIBUTION} install")
@@ -193,16 +194,16 @@ def machine() -> Iterator[Finding]:
     import psutil
 
     memory = psutil.virtual_memory().available / 2**30
-    enough = memory >= LEAST_MEMORY
-    yield Finding("memory", f"{memory:.1f} GiB free", "" if enough else f"ending other programs: {LEAST_MEMORY:g} GiB")
+    remedy = f"closing other programs, until {LEAST_MEMORY:g} GiB are free"
+    yield Finding("memory", f"{memory:.1f} GiB free", remedy if memory < LEAST_MEMORY else "")
     folder = os.getcwd()
     disk = shutil.disk_usage(folder).free / 2**30
+    text, remedy = f"{disk:.1f} GiB free in {folder}", ""
     if not os.access(folder, os.W_OK):
-        yield Finding("disk", f"nothing can be written in {folder}", "cd to a folder of your own")
+        text, remedy = f"nothing can be written in {folder}", "cd to a folder of your own"
     elif disk < LEAST_DISK:
-        yield Finding("disk", f"{disk:.1f} GiB free in {folder}", f"freeing {LEAST_DISK:g} GiB, or another folder")
-    else:
-        yield Finding("disk", f"{disk:.1f} GiB free in {folder}")
+        remedy = f"making {LEAST_DISK:g} GiB free, or cd to a folder on another disk"
+    yield Finding("disk", text, remedy)
 
 
 def _import(module: str) -> str:
@@ -222,4 +223,4 @@ def _reinstall() -> str:
         source = json.loads(record or "{}").get("url", source)
     except importlib.metadata.PackageNotFoundError:
         source = str(Path(__file__).parents[1])
-    return f"{sys.executable} -m pip install --force-reinstall --no-deps {source.removeprefix('file://')}"
+    return f"{PIP} --force-reinstall --no-deps {source.removeprefix('file://')}"
