@@ -98,7 +98,9 @@ def test_mistakes_of_casa_c(fresh_home: Path, call: str) -> None:
     message = line.split("\t")[-1].split(": ", 1)[1]
     assert everything.count(message) == 1, everything
     more = len(everything.splitlines()) - len((quiet.stdout + quiet.stderr).splitlines())
-    assert more <= (17 if call == "script.py" else 12), everything
+    # Before Python 3.11 the frames of runpy, by which CASA runs a script, have lines of source.
+    assert more <= (20 if call == "script.py" else 12), everything
+    assert sum("/casa_deepfocus/" in line for line in run.stderr.splitlines()) == 2
     if call == "script.py":
         assert "line 2, in search" in run.stderr
 
