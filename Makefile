@@ -1,6 +1,7 @@
 # make demo: a simulated observation through the whole task, the catalogue beside the truth.
-# make test: the checks that every change must pass.
-# Each makes .venv by itself; the CASA data come from the casadata wheel unless others are installed.
+# make test: the checks that every change must pass; the whole suite on one Python, a short one on the others.
+# make matrix: the short suite on every Python that is there; make matrix SUITE=whole: everything.
+# Each makes .venv (and .venv-3.10 ...) by itself; the CASA data come from the casadata wheel unless others are installed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,9 @@ export CASASITECONFIG ?= $(CURDIR)/casa_deepfocus/casasiteconfig.py
 endif
 export MPLBACKEND ?= agg
 
-.PHONY: demo test lint types clean
+SUITE ?= short
+
+.PHONY: demo test matrix lint types clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -24,7 +27,11 @@ demo: $(VENV)/installed
 	@echo "report: $(CURDIR)/demo/demo.html   picture: $(CURDIR)/demo/demo.png   log: $(CURDIR)/demo/casa-*.log"
 
 test: $(VENV)/tested lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --junitxml=.matrix/whole.xml
+	$(BIN)/python tests/matrix.py --ran .matrix/whole.xml
+
+matrix: $(VENV)/bin/python
+	$(BIN)/python tests/matrix.py --suite $(SUITE)
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
@@ -33,7 +40,7 @@ types: $(VENV)/tested
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(VENV)-3.* .matrix demo build *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12) and 'Python 3.10, 3.11 or 3.12 is needed (make PYTHON=...), as CASA has it')"

@@ -1,18 +1,16 @@
-"""The command ``casa-deepfocus``: put the task into CASA's start-up file, take it out, say what is there."""
+"""The command ``casa-deepfocus``: put the task into CASA's start-up file, take it out, say what is wrong."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from casa_deepfocus import __version__, casa_data
+from casa_deepfocus import check
 from casa_deepfocus.errors import DeepFocusError, MissingDependencyError, ProductError
 
 LINE = "from casa_deepfocus.casa_startup import *  # added by casa-deepfocus install"
-PACKAGES = ("casatools", "casatasks", "casashell", "casadata", "onnxruntime", "astropy", "scipy", "numpy")
 
 
 def startup_file() -> Path:
@@ -59,28 +57,14 @@ def _write(path: Path, text: str) -> None:
         raise ProductError(f"startupfile={str(path)!r}: cannot be written ({exc.strerror})") from exc
 
 
-def information() -> str:
-    """Versions, where CASA's data are, the networks that are shipped, and where they can run."""
-    lines = [f"casa_deepfocus {__version__} in {Path(__file__).parent}", f"python {sys.version.split()[0]}"]
-    for package in PACKAGES:
-        try:
-            lines.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            lines.append(f"{package} is not installed")
-    lines.append(f"data wheel: {casa_data.wheel_folder() or 'none'}")
-    lines.append(f"site configuration for scripts: {Path(casa_data.__file__).with_name('casasiteconfig.py')}")
-    lines.append(f"networks: {_networks()}")
-    return "\n".join(lines)
-
-
-def _networks() -> str:
-    from casa_deepfocus.models import runner
-
-    try:
-        info = runner.load_networks("", "auto").info
-    except DeepFocusError as exc:
-        return f"none can be used ({exc})"
-    return f"{info['preset']} in {info['folder']}, run on {info['device']} with device='auto'"
+def report() -> int:
+    """Print what `check` finds, each when it is known; returns how much of it is wrong."""
+    wrong = 0
+    for finding in check.findings():
+        print(finding, flush=True)
+        wrong += bool(finding.remedy)
+    print(f"{wrong} to mend" if wrong else "everything that the task needs is there and works")
+    return wrong
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,12 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("install", help="load the task in every CASA shell (for pip install -e and --user)")
     commands.add_parser("uninstall", help="undo install")
-    commands.add_parser("info", help="versions, models and devices")
+    commands.add_parser("check", help="whether everything that the task needs is there, and the commands that mend it")
     command = parser.parse_args(arguments).command
     try:
-        if command == "info":
-            print(information())
-            return 0
+        if command == "check":
+            return int(report() > 0)
         path = startup_file()
         changed = install(path) if command == "install" else uninstall(path)
     except DeepFocusError as exc:

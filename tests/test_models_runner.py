@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ from casa_deepfocus.core.preprocessing import (  # noqa: E402
     resnet_input,
 )
 from casa_deepfocus.errors import MissingDependencyError, ModelError, ParameterError  # noqa: E402
-from casa_deepfocus.models import runner  # noqa: E402
+from casa_deepfocus.models import manifest, onnxfile, runner  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def test_a_network_of_another_shape(folder):
         (lambda m: m.update(version=99), "version 99"),
         (lambda m: m.update(opset=11), "opset 11"),
         (lambda m: m.pop("thresholds"), "lacks thresholds"),
-        (lambda m: m.update(thresholds={"peak": 0.1}), "thresholds probability"),
+        (lambda m: m.update(thresholds={"peak": 0.1}), "lacks probability of thresholds"),
         (lambda m: m["networks"].pop("pa"), "lacks pa"),
         (lambda m: m["networks"]["pa"].pop("sha256"), "lacks sha256 of network pa"),
         (lambda m: m.update(pixels_per_beam=8.0), "8.0 pixels per beam"),
@@ -199,6 +200,24 @@ def test_a_network_of_another_shape(folder):
         (lambda m: m["networks"]["blobs_finder"].update(planes=[]), "planes"),
         (lambda m: m["networks"]["blobs_finder"].update(planes=["dirty", "clean", "dirty"]), "blobs_finder has shape"),
         (lambda m: m["networks"]["flux"].update(file="../flux.onnx"), "outside"),
+        (lambda m: m["networks"]["flux"].update(file="/etc/flux.onnx"), "outside"),
+        (lambda m: m["networks"]["flux"].update(file=7), "networks.flux.file 7"),
+        (lambda m: m["networks"]["flux"].update(sha256="abc"), "64 hexadecimal digits"),
+        (lambda m: m["networks"].update(flux="flux.onnx"), "networks.flux 'flux.onnx'"),
+        (lambda m: m["networks"]["blobs_finder"].update(planes="dirty"), "planes 'dirty'.* list of names"),
+        (lambda m: m["networks"]["blobs_finder"].update(planes=[["dirty"]]), "the name of a plane"),
+        (lambda m: m["thresholds"].update(probability="0.2"), "thresholds.probability '0.2'.* between 0 and 1"),
+        (lambda m: m["thresholds"].update(peak=1.5), "thresholds.peak 1.5"),
+        (lambda m: m["thresholds"].update(peak=True), "thresholds.peak True"),
+        (lambda m: m["thresholds"].update(peak=-0.1), "thresholds.peak -0.1"),
+        (lambda m: m["thresholds"].update(peak=float("nan")), "NaN is no JSON number"),
+        (lambda m: m.update(halo=10**9), "halo 1000000000"),
+        (lambda m: m.update(halo=100), "multiple of 16"),
+        (lambda m: m.update(halo="144"), "halo '144'"),
+        (lambda m: m.update(opset="17"), "opset '17'"),
+        (lambda m: m.update(pixels_per_beam=None), "pixels_per_beam None"),
+        (lambda m: m.update(preset=["compact"]), "preset"),
+        (lambda m: m.update(commit=7), "commit 7"),
     ],
 )
 def test_foreign_manifests(folder, change, message):
@@ -212,6 +231,95 @@ def test_damaged_manifests(folder, text):
     (folder / "manifest.json").write_text(text)
     with pytest.raises(ModelError, match="manifest"):
         runner.load_networks(str(folder))
+
+
+def test_the_schema_is_one_and_names_the_networks():
+    schema = json.loads(manifest.SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["networks"]["required"] == list(manifest.INPUTS)
+
+
+def replace_network(folder: Path, name: str, change, **options) -> None:
+    """Change a network's graph by `change`, and the manifest's hash with it."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    path = folder / f"{name}.onnx"
+    model = onnx.load(path)
+    change(onnx, model)
+    onnx.save_model(model, path, **options)
+    edit(folder, lambda m: m["networks"][name].update(sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+
+
+def scale_weights(factor: float):
+    def change(onnx, model) -> None:
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.dtype == np.float32:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(factor), tensor.name))
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["blobs_finder", "deep_gru", "flux"])
+def test_weights_that_are_not_finite(folder, name):
+    replace_network(folder, name, scale_weights(np.nan))
+    with pytest.raises(ModelError, match=rf"network {name} answers nan to nan"):
+        runner.load_networks(str(folder), "cpu")
+
+
+def test_answers_that_nothing_can_mean(folder):
+    replace_network(folder, "flux", scale_weights(30.0))
+    with pytest.raises(ModelError, match=r"network flux answers .* its answers lie from -3.01 to 3.01"):
+        runner.load_networks(str(folder), "cpu")
+
+
+def test_weights_in_another_file_are_refused(folder, monkeypatch):
+    """No hash covers them, and onnxruntime takes them from the working directory."""
+    external = {"save_as_external_data": True, "location": "flux.weights", "size_threshold": 0}
+    replace_network(folder, "flux", lambda onnx, model: None, **external)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ModelError, match=r"flux\.onnx keeps its weights in another file.*save_as_external_data=False"):
+        runner.load_networks(str(folder), "cpu")
+    # What the message recommends mends it.
+    replace_network(folder, "flux", lambda onnx, model: None, save_as_external_data=False)
+    assert runner.load_networks(str(folder), "cpu").info["preset"] == "compact"
+
+
+def message(*fields: tuple[int, bytes | int]) -> bytes:
+    """A Protocol Buffers message of bytes and small integers."""
+    out = bytearray()
+    for number, value in fields:
+        wire = 0 if isinstance(value, int) else 2
+        key = number << 3 | wire
+        out += bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
+        out += bytes([value]) if isinstance(value, int) else bytes([len(value)]) + value
+    return bytes(out)
+
+
+TENSOR = message((1, 4), (9, b"weights"))
+ELSEWHERE = message((1, 4), (14, 1))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda tensor: (7, message((5, tensor))),  # initializer
+        lambda tensor: (7, message((15, message((1, tensor))))),  # sparse initializer
+        lambda tensor: (7, message((1, message((5, message((5, tensor))))))),  # a constant node's attribute
+        lambda tensor: (7, message((1, message((5, message((6, message((5, tensor))))))))),  # the body of a loop
+        lambda tensor: (25, message((7, message((5, message((10, tensor))))))),  # a function's node
+        lambda tensor: (20, message((2, message((5, tensor))))),  # training
+    ],
+)
+def test_external_data_are_seen_wherever_a_tensor_may_be(place):
+    assert not onnxfile.has_external_data(message((1, 8), place(TENSOR)))
+    assert onnxfile.has_external_data(message((1, 8), place(TENSOR), place(ELSEWHERE)))
+    assert onnxfile.has_external_data(message((1, 8), place(message((13, b"where")))))
+
+
+@pytest.mark.parametrize("data", [message((7, message((5, TENSOR))))[:-3], b"\xff" * 20, b"\x3b", b"\x38"])
+def test_damaged_protocol_buffers(data):
+    with pytest.raises(ModelError, match="cut short|does not have"):
+        onnxfile.has_external_data(data)
 
 
 def test_a_folder_without_manifest(tmp_path):

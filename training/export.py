@@ -21,7 +21,7 @@ from torch import nn
 from casa_deepfocus.core import preprocessing
 from casa_deepfocus.core.preprocessing import PLANES
 from casa_deepfocus.errors import ModelError, ParameterError
-from casa_deepfocus.models.runner import FORMAT, OUTPUTS, PREPROCESSING, VERSION, input_shape
+from casa_deepfocus.models.manifest import FORMAT, OUTPUTS, PREPROCESSING, VERSION, input_shape
 from training import validate
 from training.card import model_card
 from training.checkpoint import load_network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +11,8 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any, ClassVar
 
-from casa_deepfocus.casa.taskbuilder import Task, build_class, run, validate
+from casa_deepfocus.casa import failures
+from casa_deepfocus.casa.taskbuilder import Task, build_class, execute, named, plain, validate
 from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
 from casa_deepfocus.params import Parameter, TaskSpec
 
@@ -27,25 +29,25 @@ class ShellTask(Task):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task; with no argument at all, with the shell's variables (``go``)."""
+        try:
+            with failures.logged(self.spec.name):
+                return self._run(args, kwargs)
+        except DeepFocusError as exc:
+            if _is_one_off():
+                # CASA prints all frames and all causes on the way, of which the user knows their own alone.
+                raise exc.with_traceback(None) from None
+            raise
+
+    def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         spec = self.spec
-        named = _named(spec, args, kwargs)
-        values = self._values(named if named else self._globals())
+        given = {name: value for name, value in named(spec, args, kwargs).items() if value is not None}
+        values = self._values(given if given else self._globals())
         _write_inputs(spec, values, Path(f"{spec.name}.pre"))
         try:
-            return run(spec, type(self).implementation, self._validated(values))
+            return execute(spec, type(self).implementation, values)
         finally:
             with contextlib.suppress(OSError):
                 Path(f"{spec.name}.pre").replace(f"{spec.name}.last")
-
-    def _validated(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return validate(self.spec, values)
-        except ParameterError as exc:
-            from casatasks import casalog
-
-            casalog.origin(self.spec.name)
-            casalog.post(str(exc), "SEVERE")
-            raise
 
     def inp(self) -> None:
         """Print the parameters in force with their values and meanings."""
@@ -133,17 +135,10 @@ def _shell_state() -> dict[str, Any]:
     return find_local("casa_inp_go_state") or {}
 
 
-def _named(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    if len(args) > len(spec.names):
-        raise TypeError(f"{spec.name}() takes {len(spec.names)} arguments but {len(args)} were given")
-    named = dict(zip(spec.names, args, strict=False))
-    for name, value in kwargs.items():
-        if name not in spec.names:
-            raise TypeError(f"{spec.name}() got an unexpected keyword argument {name!r}")
-        if name in named:
-            raise TypeError(f"{spec.name}() got multiple values for argument {name!r}")
-        named[name] = value
-    return {name: value for name, value in named.items() if value is not None}
+def _is_one_off() -> bool:
+    """Whether the shell was started with ``casa -c``: it prints whole tracebacks and ends."""
+    shell = sys.modules.get("casashell")
+    return bool(getattr(getattr(shell, "flags", None), "execute", None))
 
 
 def _depth(spec: TaskSpec, parameter: Parameter) -> int:
@@ -194,9 +189,19 @@ def _with_description(text: str, description: str, hidden: int, column: int, scr
     return "\n".join(lines) + "\n"
 
 
+def _literal(value: Any) -> str:
+    """The value as Python that needs no import; 'None' where there is none."""
+    value = plain(value)
+    if hasattr(value, "tolist"):
+        # numpy's own repr names numpy, which a saved file does not import.
+        value = value.tolist()
+    text = f"float({str(value)!r})" if isinstance(value, float) and not math.isfinite(value) else repr(value)
+    return "None" if text.startswith("<") else text
+
+
 def _write_inputs(spec: TaskSpec, values: Mapping[str, Any], path: Path) -> bool:
     """Write the values as Python that ``tget`` can run; False where the folder cannot be written."""
-    shown = {n: "None" if repr(v).startswith("<") else repr(v) for n, v in values.items()}
+    shown = {n: _literal(v) for n, v in values.items()}
     width = max(map(len, shown), default=0)
     lines = [f"{n:<{width}} = {v}\n" for n, v in shown.items()]
     call = ",".join(f"{n}={v}" for n, v in shown.items())

@@ -14,7 +14,7 @@ from casatasks import casalog
 from tqdm import tqdm
 
 from casa_deepfocus import params, pipeline
-from casa_deepfocus.casa import images, imaging, inputs, products, report
+from casa_deepfocus.casa import failures, images, imaging, inputs, products, report
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.models import runner
 
@@ -43,27 +43,27 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
     parameters = dict(zip(params.sdeepfocus().names, values, strict=False)) | named
     started = time.perf_counter()
     timings: dict[str, float] = {}
-    with _timed(timings, "check"):
+    with _timed(timings, "check", vis=parameters.get("vis"), imagename=parameters.get("imagename")):
         request = inputs.check(parameters)
     for note in request.notes:
         log(note)
     for warning in request.warnings:
         log(warning, "WARN")
-    with _timed(timings, "load networks"):
+    with _timed(timings, "load networks", models=request.models, device=request.device):
         networks: Any = runner.load_networks(request.models, request.device)
     log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
     with products.workspace(request.outfile) as folder:
         imagename = request.imagename
         if request.vis:
-            with _timed(timings, "image"):
+            with _timed(timings, "image", vis=request.vis):
                 imagename = imaging.make_images(request, str(folder), log)
-        with _timed(timings, "read"):
+        with _timed(timings, "read", vis=request.vis, imagename=request.imagename, psf=request.psf, pb=request.pb):
             cube, template = images.read_cube(imagename, request.psf, request.pb, log)
         log(f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels, beam {cube.beam_pixels():.1f} pixels")
         options = pipeline.Options(mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms)
-        with _progress() as progress, _timed(timings, "find"):
+        with _progress() as progress, _timed(timings, "find", vis=request.vis, imagename=request.imagename):
             result = pipeline.run(cube, networks, options, log=log, progress=progress)
-        with _timed(timings, "write"):
+        with _timed(timings, "write", outfile=request.outfile):
             staged = folder / "products"
             staged.mkdir()
             written = _write(staged, request, result, cube, template, imagename, _history(parameters))
@@ -120,10 +120,12 @@ def _history(parameters: dict[str, Any]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+def _timed(timings: dict[str, float], name: str, **subjects: Any) -> Iterator[None]:
+    """A step of the task: its time, and its name and subjects in the errors of libraries."""
     start = time.perf_counter()
     try:
-        yield
+        with failures.step(name, **subjects):
+            yield
     finally:
         timings[name] = time.perf_counter() - start
 

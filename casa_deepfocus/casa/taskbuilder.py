@@ -7,12 +7,15 @@ and compare with CASA's own generated code.
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import os
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from casa_deepfocus.errors import MissingDependencyError, ParameterError
+from casa_deepfocus.casa import failures
+from casa_deepfocus.errors import CallError, MissingDependencyError, ParameterError
 from casa_deepfocus.params import Parameter, ParameterType, TaskSpec
 
 # CASA's type -> (Cerberus type, names of the coercions; a lone one stands by itself, not in a list)
@@ -88,7 +91,7 @@ def _type_rules(kind: ParameterType, coerce: Any) -> dict[str, Any]:
 
 
 def validate(spec: TaskSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as the implementation gets them: coerced, paths expanded.
+    """Arguments as the implementation gets them: coerced, paths expanded and turned into strings.
 
     Only the parameters given are looked at.
 
@@ -104,12 +107,22 @@ def validate(spec: TaskSpec, given: Mapping[str, Any]) -> dict[str, Any]:
         raise MissingDependencyError(
             f"{spec.name} needs CASA ({exc.name} is not installed): pip install 'casa-deepfocus[casa]'"
         ) from exc
+    given = {name: plain(value) for name, value in given.items()}
     # A validator of its own for every call: CASA's shared one keeps its document, and a task may call tasks.
     validator = CasaValidator()
-    if not validator.validate(dict(given), {n: r for n, r in schema(spec, coerce).items() if n in given}):
+    if not validator.validate(given, {n: r for n, r in schema(spec, coerce).items() if n in given}):
         name = next((n for n in spec.names if n in validator.errors), next(iter(validator.errors)))
         raise _explain(spec[name], given[name], validator.errors[name])
     return {name: validator.document[name] for name in spec.names if name in given}
+
+
+def plain(value: Any) -> Any:
+    """A value with the paths of pathlib and its kind as strings, as CASA takes them; also those in a list."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+    return value
 
 
 def _explain(parameter: Parameter, value: Any, errors: Any) -> ParameterError:
@@ -133,22 +146,19 @@ def _explain(parameter: Parameter, value: Any, errors: Any) -> ParameterError:
 def execute(spec: TaskSpec, implementation: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     """Validate, log as CASA's tasks do, and run the implementation with positional arguments.
 
-    The exception of a failed run is logged and raised again as it was.
+    Raises
+    ------
+    DeepFocusError
+        As the implementation raised it; another error as `LibraryError`.
     """
-    return run(spec, implementation, validate(spec, given))
-
-
-def run(spec: TaskSpec, implementation: Callable[..., Any], document: Mapping[str, Any]) -> Any:
-    """Run the implementation with values that :func:`validate` returned; logs as :func:`execute` does."""
-    from casatasks.private.task_logging import end_log, except_log, start_log
+    document = validate(spec, given)
+    from casatasks.private.task_logging import end_log, start_log
 
     state = start_log(spec.name, [f"{name}={value!r}" for name, value in document.items()])
     result = None
     try:
-        result = implementation(*document.values())
-    except Exception as exc:
-        except_log(spec.name, exc)
-        raise
+        with failures.step(spec.name):
+            result = implementation(*document.values())
     finally:
         end_log(state, spec.name, result)
     return result
@@ -163,7 +173,8 @@ class Task:
     implementation: Callable[..., Any]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return execute(self.spec, type(self).implementation, bind(self.spec, args, kwargs))
+        with failures.logged(self.spec.name):
+            return execute(self.spec, type(self).implementation, bind(self.spec, args, kwargs))
 
     def __repr__(self) -> str:
         return f"<CASA task {self.spec.name}>"
@@ -176,14 +187,36 @@ def bind(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
 
     Raises
     ------
-    TypeError
-        As Python does for a function: too many arguments, an unknown or a doubled name.
+    CallError
+        Too many arguments, an unknown or a doubled name.
     """
-    try:
-        given = _signature(spec).bind(*args, **kwargs).arguments
-    except TypeError as exc:
-        raise TypeError(f"{spec.name}() {exc}") from None
+    given = named(spec, args, kwargs)
     return {name: spec.value(name, given) for name in spec.names}
+
+
+def named(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that were given, by the names of their parameters.
+
+    Raises
+    ------
+    CallError
+        As :func:`bind`.
+    """
+    if len(args) > len(spec.names):
+        raise CallError(
+            f"{spec.name}() takes {len(spec.names)} arguments but {len(args)} were given. "
+            "Name the parameters: they are many, and their order may change"
+        )
+    given = dict(zip(spec.names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in spec.names:
+            near = difflib.get_close_matches(name, spec.names, 1)
+            remedy = f"Do you mean {near[0]}?" if near else f"help({spec.name}) lists the parameters"
+            raise CallError(f"{spec.name}() got an unexpected keyword argument {name!r}. {remedy}")
+        if name in given:
+            raise CallError(f"{spec.name}() got multiple values for argument {name!r}. Give it once")
+        given[name] = value
+    return given
 
 
 def plain_task(spec: TaskSpec, implementation: Callable[..., Any]) -> Task:

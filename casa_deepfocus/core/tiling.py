@@ -26,7 +26,7 @@ def resample(image: NDArray, scale: float) -> NDArray[np.float32]:
     """
     filled = np.nan_to_num(np.asarray(image, dtype=np.float32))
     shape = tuple(max(1, int(np.ceil(n * scale))) for n in filled.shape)
-    return ndimage.affine_transform(filled, np.full(2, 1.0 / scale), output_shape=shape, order=3, mode="constant")
+    return ndimage.affine_transform(filled, np.eye(2) / scale, output_shape=shape, order=3, mode="constant")
 
 
 def resample_stamp(image: NDArray, x: float, y: float, scale: float, size: int) -> NDArray[np.float32]:
@@ -54,7 +54,7 @@ def resample_stamp(image: NDArray, x: float, y: float, scale: float, size: int) 
             image[rows, columns]
         )
     offset = (y - low - half / scale, x - left - half / scale)
-    return ndimage.affine_transform(cut, np.full(2, 1.0 / scale), offset=offset, output_shape=(size, size), order=3)
+    return ndimage.affine_transform(cut, np.eye(2) / scale, offset=offset, output_shape=(size, size), order=3)
 
 
 def apply_tiled(

@@ -1,13 +1,11 @@
 """Load the networks and run them: the only module that imports onnxruntime.
 
-A folder of networks holds manifest.json and one .onnx file per network. The manifest is the contract:
-hashes, shapes, the preprocessing that the networks were trained with, thresholds and measured scores.
+A folder of networks holds manifest.json (see `manifest`) and one .onnx file per network.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,35 +17,29 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core import preprocessing
 from casa_deepfocus.errors import MissingDependencyError, ModelError, ParameterError
+from casa_deepfocus.models.manifest import INPUTS, OUTPUTS, input_shape, read_manifest
+from casa_deepfocus.models.onnxfile import has_external_data
 
-FORMAT = "casa_deepfocus networks"
-VERSION = 1
 SHIPPED = "compact"
+HALO = 144
+"""[working pixels] `halo` of a manifest that does not say: that of the compact Blobs Finder."""
+
+RANGES = {
+    "blobs_finder": (0.0, 1.0),
+    "deep_gru": (0.0, 1.0),
+    "fwhm_maj": (0.0, preprocessing.STAMP / preprocessing.PIXELS_PER_BEAM),
+    "fwhm_min": (0.0, preprocessing.STAMP / preprocessing.PIXELS_PER_BEAM),
+    "pa": (-2.0, 2.0),
+    "flux": (-np.log10(preprocessing.STAMP**2), np.log10(preprocessing.STAMP**2)),
+}
+"""What each network may answer about one clear source: probabilities; [beam] no larger than the stamp; sine and cosine,
+which are learned and so may exceed 1; log10 of flux over peak, at most that of an evenly bright stamp."""
+
+TRIAL_SNR = 20.0
+"""[sigma] Peak of the source that every network is tried on: clear, and in the middle of what they were trained on."""
+
 DEVICES = ("auto", "cpu", "cuda")
-OPSETS = range(17, 22)
 MAXIMUM_THREADS = 16
-
-INPUTS: dict[str, tuple[int | str, ...]] = {
-    "blobs_finder": ("batch", "planes", "height", "width"),
-    "deep_gru": ("batch", "nchan"),
-    **{name: ("batch", 3, preprocessing.STAMP, preprocessing.STAMP) for name in ("fwhm_maj", "fwhm_min", "pa", "flux")},
-}
-"""Shapes of the networks' inputs (docs/architecture.md); a word is a free length, `planes` the manifest's number."""
-
-OUTPUTS: dict[str, tuple[int | str, ...]] = {
-    "blobs_finder": ("batch", 1, "height", "width"),
-    "deep_gru": ("batch", "nchan"),
-    "fwhm_maj": ("batch", 1),
-    "fwhm_min": ("batch", 1),
-    "pa": ("batch", 2),
-    "flux": ("batch", 1),
-}
-
-PREPROCESSING = {
-    name: {"blobs_finder": "blobs_finder_input", "deep_gru": "deep_gru_input"}.get(name, "resnet_input")
-    for name in INPUTS
-}
-"""The function of core.preprocessing that makes each network's input."""
 
 BATCH_VALUES = {"blobs_finder": 2**19, "deep_gru": 2**17}
 """Input values in one call of onnxruntime, which bounds the memory (about 0.1 GB); the ResNets: 2**20."""
@@ -108,11 +100,6 @@ class OnnxNetwork:
             )
 
 
-def input_shape(name: str, planes: tuple[str, ...]) -> tuple[int | str, ...]:
-    """`INPUTS` with the number of planes filled in."""
-    return tuple(len(planes) if length == "planes" else length for length in INPUTS[name])
-
-
 @dataclass(frozen=True)
 class OnnxNetworks:
     """The six networks of docs/architecture.md ("Networks") and what is known about them.
@@ -168,6 +155,7 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
         used.add(session.get_providers()[0])
         _check_shapes(path, name, session, planes)
         networks[name] = OnnxNetwork(name, session, planes)
+        _try_out(path, networks[name])
     on_gpu = used == {"CUDAExecutionProvider"}
     if device == "cuda" and not on_gpu:
         raise ParameterError(
@@ -181,7 +169,7 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
         "threads": threads,
         "thresholds": dict(manifest["thresholds"]),
         "pixels_per_beam": manifest["pixels_per_beam"],
-        "halo": manifest.get("halo", 144),
+        "halo": manifest.get("halo", HALO),
         "planes": planes,
         "commit": manifest.get("commit", ""),
         "version": manifest["version"],
@@ -202,60 +190,15 @@ def find_folder(models: str = "") -> Path:
     return folder
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check manifest.json.
+def available_providers() -> list[str]:
+    """What onnxruntime can run networks on here.
 
     Raises
     ------
-    ModelError
-        It is missing, not JSON, of another version, incomplete, or its networks were trained with
-        another preprocessing than this package has.
+    MissingDependencyError
+        onnxruntime is not installed.
     """
-    path = folder / "manifest.json"
-    remedy = "Reinstall the package, or give a folder written by: python -m training export"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged: it is not JSON ({error}). {remedy}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelError(f"{path} is not a manifest of casa_deepfocus networks. {remedy}")
-    if manifest.get("version") != VERSION:
-        raise ModelError(
-            f"{path} has version {manifest.get('version')!r}, this package reads version {VERSION}. {remedy}"
-        )
-    missing = [key for key in ("preset", "thresholds", "pixels_per_beam", "opset", "networks") if key not in manifest]
-    missing += [name for name in INPUTS if name not in manifest.get("networks", {})]
-    if missing:
-        raise ModelError(f"{path} lacks {', '.join(missing)}. {remedy}")
-    if manifest["opset"] not in OPSETS:
-        raise ModelError(f"{path} asks for ONNX opset {manifest['opset']}, allowed are 17 to 21. {remedy}")
-    absent = [key for key in ("probability", "peak") if key not in manifest["thresholds"]]
-    if absent:
-        raise ModelError(f"{path} lacks the thresholds {', '.join(absent)}. {remedy}")
-    if manifest["pixels_per_beam"] != preprocessing.PIXELS_PER_BEAM:
-        raise ModelError(
-            f"{path}: these networks expect {manifest['pixels_per_beam']} pixels per beam, the package prepares "
-            f"{preprocessing.PIXELS_PER_BEAM}. {remedy}"
-        )
-    for name, function in PREPROCESSING.items():
-        entry = manifest["networks"][name]
-        lacking = [key for key in ("file", "sha256", "preprocessing") if key not in entry]
-        if lacking:
-            raise ModelError(f"{path} lacks {', '.join(lacking)} of network {name}. {remedy}")
-        if entry["preprocessing"] != function:
-            raise ModelError(
-                f"{path}: network {name} wants the preprocessing {entry['preprocessing']!r}, the package "
-                f"has {function!r}. {remedy}"
-            )
-    planes = manifest["networks"]["blobs_finder"].get("planes", ["dirty"])
-    if not isinstance(planes, list) or not planes or any(name not in preprocessing.PLANES for name in planes):
-        raise ModelError(
-            f"{path}: Blobs Finder wants the planes {planes!r}, the package makes "
-            f"{', '.join(preprocessing.PLANES)}. {remedy}"
-        )
-    return manifest
+    return list(_onnxruntime().get_available_providers())
 
 
 def choose_providers(device: str, available: list[str]) -> list[str]:
@@ -271,9 +214,7 @@ def choose_providers(device: str, available: list[str]) -> list[str]:
 
 def _checked_file(folder: Path, name: str, entry: dict[str, Any]) -> bytes:
     """The bytes of a network's file, once they have the manifest's hash."""
-    path = folder / str(entry["file"])
-    if path.parent != folder:
-        raise ModelError(f"the manifest of {folder} places network {name} outside of it: {entry['file']!r}")
+    path = folder / entry["file"]
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -284,7 +225,16 @@ def _checked_file(folder: Path, name: str, entry: dict[str, Any]) -> bytes:
     if found != entry["sha256"]:
         raise ModelError(
             f"network {name}: {path} is damaged or foreign: its sha256 is {found[:12]}..., the manifest says "
-            f"{str(entry['sha256'])[:12]}.... Reinstall the package, or export again"
+            f"{entry['sha256'][:12]}.... Reinstall the package, or export again"
+        )
+    try:
+        elsewhere = has_external_data(data)
+    except ModelError as error:
+        raise ModelError(f"network {name}: {path} is no network: {error}. Export it again") from error
+    if elsewhere:
+        raise ModelError(
+            f"network {name}: {path} keeps its weights in another file (ONNX external data), which no hash covers. "
+            "Export it with all weights inside: onnx.save_model(onnx.load(path), path, save_as_external_data=False)"
         )
     return data
 
@@ -324,3 +274,33 @@ def _check_shapes(path: Path, name: str, session: Any, planes: tuple[str, ...]) 
         )  # fmt: skip
         if not fits:
             raise ModelError(f"{path}: the {kind} of network {name} has shape {shapes}, the package needs {want}")
+
+
+def _try_out(path: Path, network: OnnxNetwork) -> None:
+    """Run a network once on a source of the beam's shape: weights may be NaN, or those of something else.
+
+    Raises
+    ------
+    ModelError
+        Its answer is not finite, or nothing that the network can mean.
+    """
+    side = preprocessing.STAMP
+    y, x = np.mgrid[:side, :side] - side // 2
+    beam = np.exp(-4.0 * np.log(2.0) * (x**2 + y**2) / preprocessing.PIXELS_PER_BEAM**2).astype(np.float32)[None]
+    snr = np.float32(TRIAL_SNR) * beam
+    if network.name == "blobs_finder":
+        inputs = preprocessing.blobs_finder_input(np.repeat(snr[:, None], int(network.shape[1]), axis=1))
+    elif network.name == "deep_gru":
+        inputs = preprocessing.deep_gru_input(snr[:, side // 2])
+    else:
+        inputs = preprocessing.resnet_input(snr, beam, np.ones(1, np.float32))
+    try:
+        answer = network(inputs)
+    except Exception as error:  # onnxruntime raises classes of its own
+        raise ModelError(f"{path}: network {network.name} cannot be run: {error}. Export it again") from error
+    low, high = RANGES[network.name]
+    if not np.isfinite(answer).all() or answer.min() < low or answer.max() > high:
+        raise ModelError(
+            f"{path}: network {network.name} answers {answer.min():.3g} to {answer.max():.3g} about a source of "
+            f"{TRIAL_SNR:g} sigma; its answers lie from {low:.3g} to {high:.3g}. Train and export it again"
+        )
