@@ -16,7 +16,7 @@ from casa_deepfocus.errors import DataError, ModelError, ParameterError
 
 pytest.importorskip("casatools")
 from casa_deepfocus import params, pipeline  # noqa: E402
-from casa_deepfocus.casa import imaging, products, report, task_sdeepfocus  # noqa: E402
+from casa_deepfocus.casa import imaging, outfiles, products, report, task_sdeepfocus  # noqa: E402
 from casa_deepfocus.models import runner  # noqa: E402
 
 pytestmark = pytest.mark.casa
@@ -61,7 +61,7 @@ def names() -> set[str]:
     return {p.name for p in Path().iterdir()}
 
 
-ALL = {f"out{suffix}" for suffix in products.SUFFIXES}
+ALL = {f"out{suffix}" for suffix in outfiles.SUFFIXES}
 
 
 def test_an_image_becomes_products_and_a_dict(search, messages, tiny_images):
