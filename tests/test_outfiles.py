@@ -163,7 +163,9 @@ def test_names_that_casa_cannot_write(image, outfile):
     refused(ParameterError, image, outfile, "outfile=", "Choose another")
 
 
-@pytest.mark.parametrize("outfile", ["a b", "q'x", '"q', "b\\x", "*[x]?", "(a,b)", "été", "a;b|c", ".x", "x.", "-x", "%s{x}"])
+@pytest.mark.parametrize(
+    "outfile", ["a b", "q'x", '"q', "b\\x", "*[x]?", "(a,b)", "été", "a;b|c", ".x", "x.", "-x", "%s{x}"]
+)
 def test_other_names_are_written_and_read(image, outfile, tmp_path):
     assert check(image, outfile).outfile == outfile
     cube, template = images.read_cube(image)

@@ -14,6 +14,7 @@ from astropy.table import Table
 from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, without_sources
 
 from casa_deepfocus.core.cube import C_KMS
+
 pytest.importorskip("casatools")
 from casa_deepfocus.casa import images, inputs, products, report  # noqa: E402
 

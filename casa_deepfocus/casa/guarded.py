@@ -13,7 +13,6 @@ import ctypes
 import importlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +24,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from casa_deepfocus.casa import signals
-from casa_deepfocus.errors import DeepFocusError, ProductError
+from casa_deepfocus.casa import signals, space
+from casa_deepfocus.errors import DeepFocusError
 
 START = (
     "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv.pop())); "
@@ -37,8 +36,8 @@ START = (
 CONFIGURATION = ("datapath", "rundata", "measurespath", "log2term")
 """What the child takes over of CASA's configuration; its data stay as they are while it runs."""
 
-FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
-"""What the system says when nothing more can be written."""
+FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|write error")
+"""What is said when nothing more can be written; casacore mixes up the reason, not that it was writing."""
 
 ABORT = re.compile(r"\s*(terminate called|what\(\):|Aborted)")
 """Last words of C++."""
@@ -62,10 +61,7 @@ class Worker:
         self.connection, theirs = Pipe()
         self.said: collections.deque[str] = collections.deque(maxlen=20)
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", START, str(theirs.fileno())], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), *keep), start_new_session=True, text=True, errors="replace",
-            )  # fmt: skip
+            self.process = self.start(theirs, keep)
         finally:
             theirs.close()
         self.listener = threading.Thread(target=self._listen, daemon=True)
@@ -76,6 +72,13 @@ class Worker:
         except BaseException:
             self.close()
             raise
+
+    def start(self, theirs: Connection, keep: Sequence[int]) -> Any:
+        """Start the child at its end of the connection, in a session of its own: Ctrl-C is for its parent alone."""
+        return subprocess.Popen(
+            [sys.executable, "-c", START, str(theirs.fileno())], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            pass_fds=(theirs.fileno(), *keep), start_new_session=True, text=True, errors="replace",
+        )  # fmt: skip
 
     def call(self, function: Callable[..., Any], *args: Any, folder: str, **kwargs: Any) -> Any:
         """What a function of a module returns or raises, called in the child.
@@ -100,7 +103,7 @@ class Worker:
         if done:
             return value
         if isinstance(value, RuntimeError) and FULL.search(str(value)):
-            raise full(folder, str(value)) from value
+            raise space.full(folder, str(value)) from value
         raise value
 
     def close(self) -> None:
@@ -124,7 +127,7 @@ class Worker:
         self.listener.join()
         words = " ".join(line.strip() for line in self.said if ABORT.match(line))
         if FULL.search(words):
-            return full(folder, words)
+            return space.full(folder, words)
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""
         return DeepFocusError(f"CASA's process ended in {name} ({how}{hint}): {words or 'it said nothing'}")
@@ -188,15 +191,6 @@ def _tclean(**parameters: Any) -> Any:
     from casatasks import tclean as task
 
     return task(**parameters)
-
-
-def full(folder: str, words: str) -> ProductError:
-    """The error of a disk that is full."""
-    free = shutil.disk_usage(folder).free
-    return ProductError(
-        f"the disk of {folder!r} is full ({free / 1e6:.1f} MB free; {words.strip()}). Nothing was changed; make room, or "
-        "give an outfile on another disk"
-    )
 
 
 def serve(connection: Connection) -> None:

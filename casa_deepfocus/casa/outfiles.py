@@ -192,14 +192,17 @@ def _check_length(prefix: str, folder: str) -> None:
     size = len(os.fsencode(os.path.basename(prefix)))
     if size > room:
         raise ParameterError(
-            "outfile", prefix, f"is too long: its name has {size} bytes, with {longest!r} added the folder takes {room}",
-            "Choose a shorter name",
+            "outfile", prefix, f"is too long: its name has {size} bytes, {room} can be with {longest!r} added",
+            f"Choose a name of at most {room} bytes",
         )  # fmt: skip
     # .sdeepfocus-<16 digits>/products/<base>.image/<deepest>
     deepest = len(os.fsencode(folder)) + size + len(f"/.sdeepfocus-{'0' * 16}/products/.image/{DEEPEST}")
     most = os.pathconf(folder, "PC_PATH_MAX")
     if deepest >= most:
-        raise ParameterError("outfile", prefix, f"is too long a path: {deepest} bytes of {most}", "Choose another folder")
+        raise ParameterError(
+            "outfile", prefix, f"is too long a path: CASA's files in it have {deepest} bytes, {most} are too many",
+            "Choose another folder",
+        )  # fmt: skip
 
 
 def _takes(target: str, name: str) -> bool:

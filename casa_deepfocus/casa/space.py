@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import shutil
 from collections.abc import Sequence
 
 from casa_deepfocus.errors import ProductError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when nothing more can be written."""
 
 PIXEL = 4
 """Size of a pixel of an image [byte]."""
@@ -32,9 +36,18 @@ def require(folder: str, needed: float, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ProductError(
-            f"{what} need {needed / 1e6:.4g} MB of disk, {folder!r} has {free / 1e6:.4g} MB free. Make room, or give an "
-            "outfile on another disk"
+            f"{what} need {needed / 1e6:.4g} MB of disk, {folder!r} has {free / 1e6:.4g} MB free. Make room, or give "
+            "an outfile on another disk"
         )
+
+
+def full(folder: str, words: str) -> ProductError:
+    """The error of a folder in which nothing more can be written, with the words of whoever tried."""
+    free = shutil.disk_usage(folder).free
+    return ProductError(
+        f"nothing more can be written in {folder!r}: the disk, or a quota on it, is full ({free / 1e6:.1f} MB free; "
+        f"{words.strip()}). Nothing was changed; make room, or give an outfile on another disk"
+    )
 
 
 def products(shape: Sequence[int], sky: Sequence[int]) -> float:

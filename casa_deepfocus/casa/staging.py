@@ -36,7 +36,7 @@ FOLDER = re.compile(r"\.sdeepfocus-\w+(\.new|\.gone)?")
 MOVING, DONE, STAGED, OLD = "moving.json", "done.json", "products", "old"
 
 PATIENCE = 3.0
-"""How long a run waits for another's folder [s]: a killed process takes a moment to end, and so does whoever clears up."""
+"""How long a run waits for another's folder [s]: a killed process takes a moment to end, as does clearing up."""
 
 SYNCED = 2**24
 """Products below this size [byte] are written through to the disk before they move. Larger ones would take seconds."""
@@ -84,9 +84,9 @@ class Workspace:
         folder, base = os.path.split(os.path.abspath(self.outfile))
         outfiles.check_free(self.outfile, [self.outfile + ending for ending in endings], overwrite=overwrite)
         moves = [
-            (ending, os.path.lexists(os.path.join(folder, base + ending)), os.path.lexists(self.staged / (base + ending)))
+            (ending, *(os.path.lexists(os.path.join(place, base + ending)) for place in (folder, self.staged)))
             for ending in endings
-        ]  # fmt: skip
+        ]
         _synchronize(self.staged)
         with signals.held() as pending:
             try:

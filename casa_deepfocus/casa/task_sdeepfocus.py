@@ -78,9 +78,8 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
                     imagename = imaging.make_images(request, str(work.path), log)
             with _timed(timings, "read"):
                 cube, template = images.read_cube(imagename, request.psf, request.pb, log)
-            log(
-                f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels, beam {cube.beam_pixels():.1f} pixels"
-            )
+            ny, nx = cube.shape
+            log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
             space.require(str(work.path), space.products(template.shape, cube.shape), "the products")
             options = pipeline.Options(mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms)
             with _progress() as progress, _timed(timings, "find"):
@@ -135,6 +134,8 @@ def _write(
     except DeepFocusError:
         raise
     except OSError as exc:
+        if exc.errno in space.FULL:
+            raise space.full(str(work.path), str(exc)) from exc
         raise ProductError(f"the products of outfile={request.outfile!r} cannot be written: {exc}") from exc
     sources = outfiles.sources(request.vis, request.imagename, request.psf, request.pb)
     endings = outfiles.endings(request.outfile, sources, keeps_images=keeps_images)
