@@ -314,3 +314,15 @@ def test_sigterm_ends_the_process_after_the_clearing_up():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGTERM and "never" not in done.stdout
     assert standing() == {}
+
+
+def test_what_a_library_swallows_is_raised_again():
+    said = []
+    with pytest.raises(KeyboardInterrupt), signals.orderly(), signals.told(said.append):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:  # noqa: B036  (as libraries do)
+            swallowed = True
+        signals.check()
+    assert swallowed and said == ["interrupted (SIGINT): nothing was written or changed"]
+    signals.check()

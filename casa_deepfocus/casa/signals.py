@@ -3,7 +3,8 @@
 A run is interrupted by Ctrl-C (SIGINT), `kill` (SIGTERM) or a closed terminal (SIGHUP). Python turns only
 the first into an exception; the others end the process without cleaning up. Within `orderly` all three
 unwind the run. Within `held` they wait: the final move asks for them between its steps and is undone.
-Python delivers signals to the main thread only; elsewhere both do nothing.
+A library may swallow the exception (a bare `except` while it is imported); `check`, called between the steps
+of a run, raises it again. Python delivers signals to the main thread only; elsewhere all this does nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end a process unless it asks for them."""
+
+
+UNCHANGED = "nothing was written or changed"
 
 
 class Terminated(BaseException):
@@ -32,6 +36,7 @@ class Pending:
     def __init__(self) -> None:
         self.depth = 0
         self.arrived: list[int] = []
+        self.raised: list[int] = []
         self.interrupt: Callable[[int, FrameType | None], object] = signal.default_int_handler
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
@@ -43,14 +48,15 @@ class Pending:
 
     def deliver(self, signum: int, frame: FrameType | None = None) -> None:
         """Raise what a signal stands for."""
+        self.raised = [signum]
         if signum in ENDING:
             raise Terminated(signum)
         self.interrupt(signum, frame)
 
     def check(self) -> None:
-        """Raise what the first of the waiting signals stands for, if there is one."""
-        if self.arrived and threading.current_thread() is threading.main_thread():
-            first, self.arrived = self.arrived[0], []
+        """Raise what the first of the waiting signals stands for, or one that somebody has swallowed."""
+        if (self.arrived or self.raised) and threading.current_thread() is threading.main_thread():
+            first, self.arrived = (self.arrived or self.raised)[0], []
             self.deliver(first)
 
 
@@ -68,6 +74,7 @@ def orderly() -> Iterator[None]:
         yield
         return
     previous: dict[signal.Signals, object] = {}
+    _pending.raised = []
     try:
         interrupt = signal.getsignal(signal.SIGINT)
         if callable(interrupt):
@@ -83,7 +90,28 @@ def orderly() -> Iterator[None]:
         signal.raise_signal(exc.signum)
         raise
     finally:
+        _pending.raised = []
         _restore(previous)
+
+
+def check() -> None:
+    """Raise what a signal of `orderly` stands for that has come and was swallowed."""
+    if not _pending.depth:
+        _pending.check()
+
+
+@contextmanager
+def told(post: Callable[[str], object], left: Callable[[], str] = lambda: UNCHANGED) -> Iterator[None]:
+    """Say in one line that what is inside was interrupted, and what it has left; the innermost says it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as exc:
+        _pending.raised = []
+        if not getattr(exc, "told", False):
+            exc.told = True  # type: ignore[union-attr]
+            how = signal.Signals(exc.signum).name if isinstance(exc, Terminated) else "SIGINT"
+            post(f"interrupted ({how}): {left()}")
+        raise
 
 
 def _restore(previous: dict[signal.Signals, object]) -> None:
@@ -108,5 +136,5 @@ def held() -> Iterator[Pending]:
         yield _pending
     finally:
         _pending.depth -= 1
-        if not _pending.depth:
+        if not _pending.depth and _pending.arrived:
             _pending.check()

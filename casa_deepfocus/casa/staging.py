@@ -83,10 +83,10 @@ class Workspace:
         """
         folder, base = os.path.split(os.path.abspath(self.outfile))
         outfiles.check_free(self.outfile, [self.outfile + ending for ending in endings], overwrite=overwrite)
-        moves = [
-            (ending, *(os.path.lexists(os.path.join(place, base + ending)) for place in (folder, self.staged)))
-            for ending in endings
-        ]
+        moves: list[tuple[str, bool, bool]] = []
+        for ending in endings:
+            name = base + ending
+            moves.append((ending, os.path.lexists(os.path.join(folder, name)), os.path.lexists(self.staged / name)))
         _synchronize(self.staged)
         with signals.held() as pending:
             try:
@@ -106,6 +106,8 @@ class Workspace:
                 pending.check()
                 os.rename(self.path / MOVING, self.path / DONE)
                 self.published = True
+                with contextlib.suppress(OSError):
+                    _sync(self.path)
             except BaseException as exc:
                 roll_back(self.path)
                 if isinstance(exc, OSError) and not isinstance(exc, ProductError):
@@ -114,9 +116,7 @@ class Workspace:
                         "everything is as it was before"
                     ) from exc
                 raise
-        return {
-            ending.lstrip("."): os.path.join(folder, base + ending) for ending, _, comes in moves if comes
-        }  # fmt: skip
+        return {ending.lstrip("."): os.path.join(folder, base + ending) for ending, _, comes in moves if comes}
 
 
 @contextmanager
@@ -261,8 +261,10 @@ def _discard(path: Path, lock: Lock) -> None:
     # A network file system keeps an open file in its folder.
     lock.release()
     with contextlib.suppress(OSError):
-        (path / NAME).unlink()
-        path.rmdir()
+        # What could not be removed stays marked, for the next run.
+        if os.listdir(path) == [NAME]:
+            (path / NAME).unlink()
+            path.rmdir()
 
 
 def _remove(path: Path) -> None:
@@ -309,7 +311,11 @@ def _synchronize(folder: Path) -> None:
 
 
 def _sync(path: str | Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        # A folder that may be written but not listed.
+        return
     try:
         os.fsync(fd)
     except OSError as exc:

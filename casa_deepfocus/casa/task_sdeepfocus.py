@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 from casatasks import casalog
@@ -60,7 +58,12 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
     parameters = dict(zip(params.sdeepfocus().names, values, strict=False)) | named
     started = time.perf_counter()
     timings: dict[str, float] = {}
-    with signals.orderly(), _interruptions_told() as state:
+    work: staging.Workspace | None = None
+
+    def left() -> str:
+        return "all products are in place" if work and work.published else signals.UNCHANGED
+
+    with signals.orderly(), signals.told(warn, left):
         with _timed(timings, "check"):
             request = inputs.check(parameters)
         for note in request.notes:
@@ -68,7 +71,6 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
         for warning in request.warnings:
             log(warning, "WARN")
         with staging.workspace(request.outfile) as work, guarded.session(MODULES[bool(request.vis)], [work.lock.fd]):
-            state.work = work
             with _timed(timings, "load networks"):
                 networks: Any = runner.load_networks(request.models, request.device)
             log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
@@ -109,6 +111,12 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
 def log(message: str, priority: str = "INFO") -> None:
     """Post a message to the CASA log."""
     casalog.post(message, priority=priority, origin=ORIGIN)
+    signals.check()
+
+
+def warn(message: str) -> None:
+    """Post a warning to the CASA log."""
+    casalog.post(message, priority="WARN", origin=ORIGIN)
 
 
 def _write(
@@ -140,19 +148,6 @@ def _write(
     sources = outfiles.sources(request.vis, request.imagename, request.psf, request.pb)
     endings = outfiles.endings(request.outfile, sources, keeps_images=keeps_images)
     return work.publish(endings, overwrite=request.overwrite)
-
-
-@contextmanager
-def _interruptions_told() -> Iterator[SimpleNamespace]:
-    """Say in one line what an interrupted run has left; yields a place for its work folder."""
-    state = SimpleNamespace(work=None)
-    try:
-        yield state
-    except (KeyboardInterrupt, signals.Terminated) as exc:
-        how = "interrupted" if isinstance(exc, KeyboardInterrupt) else f"ended by {signal.Signals(exc.signum).name}"
-        left = "all products are in place" if state.work and state.work.published else "nothing was written or changed"
-        log(f"sdeepfocus was {how}: {left}", "WARN")
-        raise
 
 
 def _history(parameters: dict[str, Any]) -> tuple[str, ...]:
