@@ -264,18 +264,18 @@ class _Forked:
                 os._exit(0)
         os.close(write)
         self.stderr = open(read, errors="replace")
-        self.status: int | None = None
+        self.returncode: int | None = None
 
     def kill(self) -> None:
         """As Popen.kill."""
-        if self.status is None:
+        if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """As Popen.wait."""
-        if self.status is None:
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.status
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
 
 
 SIGNALS_OF_A_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -72,6 +73,7 @@ def _abort(words):
     [
         ("FilebufIO: write error for file x/table.dat: No space left on device", ProductError, "is full"),
         ("write error: Disk quota exceeded", ProductError, "is full.*quota"),
+        ("LockFile.cc : 375) Failed AlwaysAssert tracePWRITE(fd, (Char *)buffer, leng, 0)", ProductError, "is full"),
         ("something else", DeepFocusError, "SIGABRT.*something else"),
     ],
 )
@@ -97,20 +99,23 @@ def _kill_itself():
 def test_the_child_ends_with_its_parent_at_once(how):
     """Ctrl-C in the terminal is for the parent alone, which ends the child; a killed parent takes it along."""
     code = "\n".join([
-        "import os, sys, time", "from casa_deepfocus.casa import guarded, signals",
-        "with signals.orderly(), guarded.session():",
-        "    print(guarded.call(os.getpid, folder='.'), flush=True)",
-        "    guarded.call(time.sleep, 600, folder='.')",
+        "import os", "from casa_deepfocus.casa import guarded, signals", "with signals.orderly(), guarded.session():",
+        "    guarded.call(os.system, 'echo $PPID; exec sleep 600', folder='.')",
     ])  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        parent.send_signal(how)
-        assert parent.wait(timeout=60) == -how
-    deadline = time.monotonic() + 60.0
-    while _runs(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _runs(child)
+        try:
+            parent.send_signal(how)
+            assert parent.wait(timeout=60) == -how
+            deadline = time.monotonic() + 60.0
+            while _runs(child) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not _runs(child)
+        finally:
+            # What the child has started is of its session.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:

@@ -36,11 +36,11 @@ START = (
 CONFIGURATION = ("datapath", "rundata", "measurespath", "log2term")
 """What the child takes over of CASA's configuration; its data stay as they are while it runs."""
 
-FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|write error")
-"""What is said when nothing more can be written; casacore mixes up the reason, not that it was writing."""
-
 ABORT = re.compile(r"\s*(terminate called|what\(\):|Aborted)")
 """Last words of C++."""
+
+LAST_WORDS = 2.0
+"""How long to wait for what a child that has ended said last [s]."""
 
 PR_SET_PDEATHSIG = 1
 """Linux's prctl: the signal that a process gets when its parent ends."""
@@ -102,31 +102,33 @@ class Worker:
             raise self._death(function.__name__, folder) from exc
         if done:
             return value
-        if isinstance(value, RuntimeError) and FULL.search(str(value)):
+        if not isinstance(value, DeepFocusError) and space.is_full(folder, str(value)):
             raise space.full(folder, str(value)) from value
         raise value
 
     def close(self) -> None:
-        """End the child at once, whatever it does."""
-        with contextlib.suppress(ProcessLookupError):
+        """End the child at once, whatever it does, and what it has started: it leads a session of its own."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
         self.process.wait()
         self.connection.close()
-        self.listener.join()
-        if self.process.stderr:
+        self.listener.join(LAST_WORDS)
+        if not self.listener.is_alive():
             self.process.stderr.close()
 
     def _listen(self) -> None:
-        for line in self.process.stderr or ():
+        for line in self.process.stderr:
             self.said.append(line.rstrip())
             if not ABORT.match(line):
                 sys.stderr.write(line)
 
     def _death(self, name: str, folder: str) -> DeepFocusError:
         status = self.process.wait()
-        self.listener.join()
+        self.listener.join(LAST_WORDS)
         words = " ".join(line.strip() for line in self.said if ABORT.match(line))
-        if FULL.search(words):
+        if space.is_full(folder, words):
             return space.full(folder, words)
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         hint = "; the system may have run out of memory" if status == -signal.SIGKILL else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import re
 import shutil
 from collections.abc import Sequence
 
@@ -11,6 +12,12 @@ from casa_deepfocus.errors import ProductError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when nothing more can be written."""
+
+SAID = re.compile(r"No space left on device|Disk quota exceeded|File too large|write error|tracePWRITE")
+"""Words of whoever could not write; casacore mixes up the reason, not that it was writing."""
+
+LEAST = 2**16
+"""With less room than this, any failure is the disk's [byte]: casacore writes in blocks of up to this size."""
 
 PIXEL = 4
 """Size of a pixel of an image [byte]."""
@@ -39,6 +46,16 @@ def require(folder: str, needed: float, what: str) -> None:
             f"{what} need {needed / 1e6:.4g} MB of disk, {folder!r} has {free / 1e6:.4g} MB free. Make room, or give "
             "an outfile on another disk"
         )
+
+
+def is_full(folder: str, words: str) -> bool:
+    """Whether an error with these words came of a disk on which nothing more can be written."""
+    if SAID.search(words):
+        return True
+    try:
+        return shutil.disk_usage(folder).free < LEAST
+    except OSError:
+        return False
 
 
 def full(folder: str, words: str) -> ProductError:
