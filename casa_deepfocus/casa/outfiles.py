@@ -75,7 +75,7 @@ def check_name(prefix: str) -> str:
     if base in ("", ".", ".."):
         raise ParameterError(
             "outfile", prefix, "is a folder; outfile is a prefix, which the endings of the products are added to",
-            f"For example {os.path.join(prefix, 'field1')!r}",
+            f"For example {os.path.normpath(os.path.join(prefix, 'field1'))!r}",
         )  # fmt: skip
     path = os.path.abspath(prefix)
     try:
@@ -122,7 +122,10 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool) ->
             raise ParameterError("outfile", prefix, f"lies inside the input {name!r}", "Choose another folder")
         for ending in SUFFIXES + (IMAGES if keeps_images else ()):
             if _takes(prefix + ending, name):
-                raise ParameterError("outfile", prefix, f"would overwrite the input {name!r}", "Choose another outfile")
+                raise ParameterError(
+                    "outfile", prefix, f"the product {prefix + ending!r} would overwrite the input {name!r}",
+                    "Choose another outfile",
+                )  # fmt: skip
 
 
 def endings(prefix: str, sources: Sequence[str], *, keeps_images: bool) -> tuple[str, ...]:
@@ -150,8 +153,8 @@ def check_free(prefix: str, names: Sequence[str], *, overwrite: bool) -> None:
             continue
         if not ours(name):
             raise ProductError(
-                f"outfile={prefix!r}: {name!r} exists already and was not made by sdeepfocus under this name, so it is "
-                "never overwritten. Choose another outfile, or move it away"
+                f"outfile={prefix!r}: {name!r} exists already and was not made by sdeepfocus under this name; even "
+                "overwrite=True does not replace it. Choose another outfile, or move it away"
             )
         if not overwrite:
             raise ProductError(f"outfile={prefix!r}: {name!r} exists already; set overwrite=True or another outfile")
