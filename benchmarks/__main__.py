@@ -5,7 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import bounds, faults, fidelity, networks, noise, peers, psf, sizes, speed, throughput, toys, weights
+from benchmarks import (
+    bounds,
+    faults,
+    fidelity,
+    kills,
+    networks,
+    noise,
+    peers,
+    psf,
+    sizes,
+    speed,
+    throughput,
+    toys,
+    weights,
+)
 from casa_deepfocus.errors import DeepFocusError
 
 
@@ -25,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
         ("fidelity", fidelity, "the fast simulator beside CASA: images and noise"),
         ("throughput", throughput, "cubes an hour of CASA and of the fast simulator, side by side"),
+        ("kills", kills, "runs that are killed and disks that fill: nothing lost, nothing left behind"),
         ("peers", peers, "other source finders on the same simulated cubes"),
     ):
         command = commands.add_parser(name, help=text)

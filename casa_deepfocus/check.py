@@ -172,7 +172,7 @@ def networks() -> Finding:
 
 def shell() -> Finding:
     """Whether something brings the task into the CASA shell."""
-    from casa_deepfocus import cli
+    from casa_deepfocus import cli, startup_file
 
     own = Path(__file__).with_name(STARTUP_NAME)
     placed = Path(sys.prefix, "etc", "ipython", "startup", STARTUP_NAME)
@@ -184,7 +184,7 @@ def shell() -> Finding:
         path = cli.startup_file()
     except DeepFocusError as exc:
         return Finding("CASA shell", str(exc), f"{PIP} casashell")
-    if path.is_file() and cli.LINE in path.read_text().splitlines():
+    if startup_file.is_installed(path):
         return Finding("CASA shell", f"loads the task by {path}")
     return Finding("CASA shell", f"nothing loads the task: neither {placed} nor {path}", f"{DISTRIBUTION} install")
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from casa_deepfocus import check
-from casa_deepfocus.errors import DeepFocusError, MissingDependencyError, ProductError
-
-LINE = "from casa_deepfocus.casa_startup import *  # added by casa-deepfocus install"
+from casa_deepfocus.errors import DeepFocusError, MissingDependencyError
+from casa_deepfocus.startup_file import install, uninstall
 
 
 def startup_file() -> Path:
@@ -28,33 +27,6 @@ def startup_file() -> Path:
             "the CASA shell is not installed in this Python: pip install 'casa-deepfocus[casa]'"
         ) from exc
     return Path(config.startupfile).expanduser()
-
-
-def install(path: Path) -> bool:
-    """Append the start-up line to `path` unless it is there; returns whether the file was changed."""
-    text = path.read_text() if path.exists() else ""
-    if LINE in text.splitlines():
-        return False
-    _write(path, text + ("" if not text or text.endswith("\n") else "\n") + LINE + "\n")
-    return True
-
-
-def uninstall(path: Path) -> bool:
-    """Take the start-up line out of `path`; returns whether the file was changed."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.strip() != LINE]
-    if len(kept) == len(lines):
-        return False
-    _write(path, "".join(kept))
-    return True
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as exc:
-        raise ProductError(f"startupfile={str(path)!r}: cannot be written ({exc.strerror})") from exc
 
 
 def report() -> int:

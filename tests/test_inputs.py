@@ -142,28 +142,6 @@ def test_an_image_in_another_unit_or_frame_is_refused_before_any_work(tiny_image
     refused(DataError, "Jy/beam", imagename="kelvin.image")
 
 
-def test_existing_products_need_overwrite(tiny_images):
-    image = f"{tiny_images}.image"
-    for suffix in (".cat.ecsv", ".html", ".mask"):
-        Path(f"old{suffix}").write_text("old")
-        refused(ProductError, f"old{suffix}", "overwrite=True", imagename=image, outfile="old")
-        assert inputs.check({"imagename": image, "outfile": "old", "overwrite": True}).overwrite
-        Path(f"old{suffix}").unlink()
-    inputs.check({"imagename": image, "outfile": "old"})
-
-
-def test_kept_images_count_as_products_only_when_they_are_written(tiny_ms):
-    Path("old.image").write_text("old")
-    common = {"vis": str(tiny_ms), "datacolumn": "data", "outfile": "old"}
-    inputs.check(common)
-    refused(ProductError, "old.image", **common, keepimages=True)
-
-
-def test_the_input_is_never_overwritten(tiny_images):
-    shutil.copytree(f"{tiny_images}.image", "x.mask")
-    refused(ParameterError, "outfile=", "overwrite the input", imagename="x.mask", outfile="x", overwrite=True)
-
-
 def test_folders_that_cannot_be_written(tiny_images):
     image = f"{tiny_images}.image"
     refused(ProductError, "nowhere", "does not exist", imagename=image, outfile="nowhere/x")

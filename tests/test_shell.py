@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from shell_fixtures import casa
 
-from casa_deepfocus import casa_data, cli, params
+from casa_deepfocus import casa_data, params, startup_file
 from casa_deepfocus.casa import shelltask, taskbuilder
 from casa_deepfocus.errors import DeepFocusError, MissingDependencyError, ParameterError, ProductError
 
@@ -232,11 +232,11 @@ def test_data_of_the_wheel_only_where_there_are_none(tmp_path: Path) -> None:
 
 def test_install_and_uninstall(tmp_path: Path) -> None:
     path = tmp_path / "new" / "startup.py"
-    assert cli.install(path) and not cli.install(path)
+    assert startup_file.install(path) and not startup_file.install(path)
     assert path.read_text().count("casa_startup") == 1
     path.write_text("mine = 1")
-    assert cli.install(path) and path.read_text().splitlines() == ["mine = 1", cli.LINE]
-    assert cli.uninstall(path) and not cli.uninstall(path)
+    assert startup_file.install(path) and path.read_text().splitlines() == ["mine = 1", startup_file.LINE]
+    assert startup_file.uninstall(path) and not startup_file.uninstall(path)
     assert path.read_text() == "mine = 1\n"
 
 
@@ -284,7 +284,7 @@ def test_startup_file_of_the_user(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "casa_deepfocus.cli", "install"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    assert (home / ".casa" / "startup.py").read_text() == cli.LINE + "\n"
+    assert (home / ".casa" / "startup.py").read_text() == startup_file.LINE + "\n"
     run = casa(home, "inp(sdeepfocus)", config=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "# sdeepfocus -- " in run.stdout

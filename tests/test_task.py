@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +14,11 @@ from astropy.table import Table
 from casa_fixtures import TRUTH, make_result, without_sources
 
 from casa_deepfocus.core.catalogue import COLUMNS
-from casa_deepfocus.errors import DataError, ModelError, ParameterError
+from casa_deepfocus.errors import DataError, ModelError, ParameterError, ProductError
 
 pytest.importorskip("casatools")
 from casa_deepfocus import params, pipeline  # noqa: E402
-from casa_deepfocus.casa import imaging, products, report, task_sdeepfocus  # noqa: E402
+from casa_deepfocus.casa import imaging, outfiles, products, report, task_sdeepfocus  # noqa: E402
 from casa_deepfocus.models import runner  # noqa: E402
 
 pytestmark = pytest.mark.casa
@@ -61,7 +63,7 @@ def names() -> set[str]:
     return {p.name for p in Path().iterdir()}
 
 
-ALL = {f"out{suffix}" for suffix in products.SUFFIXES}
+ALL = {f"out{suffix}" for suffix in outfiles.SUFFIXES}
 
 
 def test_an_image_becomes_products_and_a_dict(search, messages, tiny_images):
@@ -142,6 +144,46 @@ def test_a_failure_anywhere_leaves_old_products_alone(search, tiny_images, monke
     with pytest.raises(DataError, match="it went wrong"):
         task_sdeepfocus.sdeepfocus(imagename=image, outfile="out", overwrite=True)
     assert {name: Path(name).stat().st_mtime_ns for name in names()} == before
+
+
+@pytest.mark.parametrize("where", [(pipeline, "run"), (report, "write"), (products, "write_all")])
+def test_an_interruption_anywhere_is_told_in_one_line_and_publishes_nothing(
+    search, messages, tiny_images, monkeypatch, where
+):
+    real = getattr(*where)
+
+    def interrupted(*args, **kwargs):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            # As a library does that catches everything: the next step sees it.
+            return real(*args, **kwargs)
+
+    monkeypatch.setattr(*where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        task_sdeepfocus.sdeepfocus(imagename=f"{tiny_images}.image", outfile="out")
+    assert names() == set()
+    told = [message for message, priority, _ in messages if "interrupted" in message and priority == "WARN"]
+    assert told == ["interrupted (SIGINT): nothing was written or changed"]
+
+
+def test_stale_images_go_with_the_catalogue_they_belong_to(search, tiny_ms, tiny_images):
+    image = f"{tiny_images}.image"
+    made = {"vis": str(tiny_ms), "datacolumn": "data", "imsize": 48, "cell": "0.5arcsec", "outfile": "out"}
+    task_sdeepfocus.sdeepfocus(**made, keepimages=True)
+    kept = ALL | {"out.image", "out.psf", "out.pb"}
+    assert names() == kept
+    task_sdeepfocus.sdeepfocus(imagename="out.image", outfile="out", overwrite=True)
+    assert names() == kept, "the input stays, with its companions"
+    task_sdeepfocus.sdeepfocus(imagename=image, outfile="out", overwrite=True)
+    assert names() == ALL
+
+
+def test_a_disk_without_room_is_refused_before_the_search(search, tiny_images, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with pytest.raises(ProductError, match="the products need .* MB of disk.*has 1 MB free"):
+        task_sdeepfocus.sdeepfocus(imagename=f"{tiny_images}.image", outfile="out")
+    assert search.calls == 0 and names() == set()
 
 
 def test_damaged_networks_stop_the_task_before_imaging(tiny_ms, monkeypatch):

@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from casatasks import tclean
 from casatools import measures, regionmanager
 from numpy.typing import NDArray
 
+from casa_deepfocus.casa import guarded, space
 from casa_deepfocus.casa.channelgrid import MOST_BLANK, C, listed
 from casa_deepfocus.casa.grids import opened
+from casa_deepfocus.casa.guarded import tclean
 from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.casa.measurementset import FRAMES, told
 from casa_deepfocus.casa.memory import check_memory
 from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
-from casa_deepfocus.errors import DataError, ParameterError
+from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
 
 BEAM_FACTOR = 0.574
 """Beam over wavelength / 80th percentile of the baselines (ALMA Technical Handbook, chapter 7)."""
@@ -107,12 +108,15 @@ def make_images(request: Request, folder: str, log: Log) -> str:
     passed.update(imsize=[2 * grid.nx, 2 * grid.ny], cell=[f"{grid.cell!r}arcsec"])
     if grid.centre:
         passed["phasecenter"] = grid.centre
+    space.require(folder, space.imaging(grid.nx, grid.ny, _channels(request)), "the images")
     log(f"tclean: {grid.nx} x {grid.ny} pixels of {grid.cell:.4g} arcsec, imaged at twice the field for the PSF")
     try:
         tclean(
             vis=list(request.vis), imagename=wide, niter=0, deconvolver="hogbom", restoration=True, pbcor=False,
             calcpsf=True, calcres=True, interactive=False, savemodel="none", **passed,
         )  # fmt: skip
+    except DeepFocusError:
+        raise
     except Exception as exc:
         said = str(exc).replace(folder + os.sep, "")
         raise DataError(f"tclean could not image {', '.join(request.vis)}: {said}") from exc
@@ -121,12 +125,21 @@ def make_images(request: Request, folder: str, log: Log) -> str:
             raise DataError(f"tclean made no .{kind} of {', '.join(request.vis)}; the CASA log says why")
     _check_channels(f"{wide}.image", f"{wide}.sumwt", request, log)
     for kind in ("image", "pb"):
-        cut(f"{wide}.{kind}", f"{name}.{kind}", grid.nx, grid.ny)
+        guarded.call(cut, f"{wide}.{kind}", f"{name}.{kind}", grid.nx, grid.ny, folder=folder)
     os.rename(f"{wide}.psf", f"{name}.psf")
     for entry in os.listdir(folder):
         if entry.startswith("wide."):
             shutil.rmtree(os.path.join(folder, entry), ignore_errors=True)
     return f"{name}.image"
+
+
+def _channels(request: Request) -> int:
+    """Channels of the image: as given, else all that are selected of the measurement set that has the most."""
+    if request.tclean["specmode"] == "mfs":
+        return 1
+    if int(request.tclean["nchan"]) > 0:
+        return int(request.tclean["nchan"])
+    return max(sum(len(window.channels) for window in seen.windows) for seen in request.surveys)
 
 
 def cut(source: str, target: str, nx: int, ny: int) -> None:

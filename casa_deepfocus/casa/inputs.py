@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import companions, images, products, selection
+from casa_deepfocus.casa import companions, images, outfiles, selection, staging
 from casa_deepfocus.casa.measurementset import Survey
-from casa_deepfocus.errors import ParameterError, ProductError
+from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.models import runner
 from casa_deepfocus.pipeline import state
 
@@ -101,15 +100,17 @@ def check(parameters: Mapping[str, Any]) -> Request:
             )
         if values[name] and not os.path.exists(values[name]):
             raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
-    outfile = _check_outfile(values["outfile"], vis, imagename, bool(values["overwrite"]), bool(values["keepimages"]))
+    outfile, notes = _check_outfile(
+        values["outfile"], outfiles.sources(vis, imagename, str(values["psf"] or ""), str(values["pb"] or "")),
+        overwrite=bool(values["overwrite"]), keeps_images=bool(vis) and bool(values["keepimages"]),
+    )  # fmt: skip
     tclean = {name: values[name] for name in params.tclean_names()}
-    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     surveys: tuple[Survey, ...] = ()
     if vis:
         selected = selection.check(vis, tclean)
         tclean, surveys, nchan = selected.tclean, selected.surveys, selected.nchan
-        notes, warnings = selected.notes, selected.warnings
+        notes, warnings = notes + selected.notes, selected.warnings
         remedy = "Use specmode='cube' and more channels, or mode='continuum'"
     else:
         nchan = _check_image(imagename, str(values["psf"] or ""), str(values["pb"] or ""))
@@ -169,30 +170,17 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _check_outfile(outfile: Any, vis: tuple[str, ...], imagename: str, overwrite: bool, keepimages: bool) -> str:
-    prefix = str(outfile or "") or default_outfile(vis[0] if vis else imagename)
-    if not os.path.basename(prefix):
-        raise ParameterError(
-            "outfile", outfile, "ends with a slash; it is a prefix", f"For example {prefix + 'field1'!r}"
-        )
-    folder = os.path.dirname(os.path.abspath(prefix))
-    if not os.path.isdir(folder):
-        raise ProductError(f"outfile={prefix!r}: the folder {folder!r} does not exist; make it first")
-    try:
-        # Only writing tells: permission bits say nothing about mounts, quotas and root.
-        os.rmdir(tempfile.mkdtemp(prefix=".sdeepfocus-", dir=folder))
-    except OSError as exc:
-        raise ProductError(
-            f"outfile={prefix!r}: nothing can be written in {folder!r} ({exc.strerror}); choose another folder"
-        ) from exc
-    found = products.existing(prefix, images=bool(vis) and keepimages)
-    if found and not overwrite:
-        raise ProductError(f"outfile={prefix!r}: {found[0]!r} exists already; set overwrite=True or another outfile")
-    inputs = {os.path.abspath(name) for name in (*vis, imagename) if name}
-    for name in found:
-        if os.path.abspath(name) in inputs:
-            raise ParameterError("outfile", prefix, f"would overwrite the input {name!r}", "Choose another outfile")
-    return prefix
+def _check_outfile(
+    outfile: Any, sources: Sequence[str], *, overwrite: bool, keeps_images: bool
+) -> tuple[str, tuple[str, ...]]:
+    """The prefix of the products, and what the log should say: runs that died in its folder are cleared up first."""
+    prefix = outfiles.expanded(str(outfile or "") or default_outfile(sources[0]))
+    folder = outfiles.check_name(prefix)
+    outfiles.check_sources(prefix, sources, keeps_images=keeps_images)
+    notes = staging.recover(folder)
+    endings = outfiles.endings(prefix, sources, keeps_images=keeps_images)
+    outfiles.check_free(prefix, [prefix + ending for ending in endings], overwrite=overwrite)
+    return prefix, tuple(notes)
 
 
 def _check_image(imagename: str, psf: str, pb: str) -> int:

@@ -1,17 +1,11 @@
-"""The products of a run, all of them or none: catalogue, regions, component list, mask, maps, report.
+"""The products of a run but for the report: catalogue, regions, component list, mask, probability map.
 
-Everything is written into a hidden folder beside its destination and moved into place at the end,
-so a failure harms neither the folder nor older products.
+They are written into a run's work folder; `staging` brings them into place.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +16,15 @@ from astropy.table import Table
 from casatools import componentlist, measures
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa import images
+from casa_deepfocus.casa import guarded, images, outfiles
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.core.catalogue import pixel_shape
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.skyframe import transform
-from casa_deepfocus.errors import ProductError
 
 if TYPE_CHECKING:
     from casa_deepfocus.pipeline.state import Result
-
-SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".html", ".png")
-"""Endings of the products; the last two are the report and its picture of the field."""
-
-IMAGES: tuple[str, ...] = (".image", ".psf", ".pb")
-"""Endings of the images that keepimages keeps."""
 
 POINT = 1e-3
 """A component whose major axis is below this fraction of the beam is written as a point."""
@@ -51,67 +38,6 @@ less than a fiftieth of a beam from its place."""
 
 CORNERS = 36
 """Corners of a polygon in place of an ellipse, whose area is 0.5 % smaller."""
-
-
-def existing(outfile: str, *, images: bool = False) -> list[str]:
-    """The products of this prefix that stand already."""
-    names = [outfile + suffix for suffix in SUFFIXES + (IMAGES if images else ())]
-    return [name for name in names if os.path.lexists(name)]
-
-
-@contextmanager
-def workspace(outfile: str) -> Iterator[Path]:
-    """A hidden folder beside the products, for everything on the way; gone afterwards, whatever happens."""
-    folder = os.path.dirname(os.path.abspath(outfile))
-    try:
-        path = Path(tempfile.mkdtemp(prefix=f".{os.path.basename(outfile)}.sdeepfocus-", dir=folder))
-    except OSError as exc:
-        raise ProductError(f"outfile={outfile!r}: nothing can be written in {folder!r} ({exc.strerror})") from exc
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def publish(staged: Path, outfile: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Move the staged products into place, in place of older ones; back again where that fails.
-
-    Parameters
-    ----------
-    staged : Path
-        Folder that holds <name of outfile><suffix> for every new product, on the same file system.
-    outfile : str
-    suffixes : sequence of str
-        Endings that belong to this run: an older product without a new one is removed.
-
-    Returns
-    -------
-    dict : ending without its dot -> path
-
-    Raises
-    ------
-    ProductError
-        Where a product cannot be moved; then everything is as it was before.
-    """
-    base = os.path.basename(outfile)
-    undo: list[Callable[[], None]] = []
-    old = Path(tempfile.mkdtemp(prefix="old-", dir=staged.parent))
-    written: dict[str, str] = {}
-    try:
-        for suffix in suffixes:
-            source, target, kept = staged / (base + suffix), outfile + suffix, old / (base + suffix)
-            if os.path.lexists(target):
-                os.rename(target, kept)
-                undo.append(partial(os.rename, kept, target))
-            if source.exists():
-                os.rename(source, target)
-                undo.append(partial(os.rename, target, source))
-                written[suffix.lstrip(".")] = os.path.abspath(target)
-    except OSError as exc:
-        for step in reversed(undo):
-            step()
-        raise ProductError(f"the products of outfile={outfile!r} cannot be put in place: {exc}") from exc
-    return written
 
 
 def write_all(
@@ -130,20 +56,51 @@ def write_all(
         The grid of the input image, for the mask and the maps.
     history : tuple of str
         Lines for the history of the images.
+
+    Raises
+    ------
+    ProductError
+        Where the disk is full.
     """
     table = result.catalogue
     write_catalogue(folder / base, table)
     if len(table):
         (folder / f"{base}.crtf").write_text(crtf(table, cube), encoding="utf-8")
-        if np.isfinite(cube.freq).all():
-            # A component needs a frequency, and an image without a spectral axis has none.
-            write_components(str(folder / f"{base}.cl"), table, cube)
-    images.write_planes(str(folder / f"{base}.mask"), result.mask, template, history=history)
-    images.write_sky(str(folder / f"{base}.prob"), result.probability, template, history=history)
+    guarded.call(
+        _write_folders, str(folder / base), table, _header(cube), np.packbits(result.mask), result.mask.shape,
+        result.probability, template, history, folder=str(folder),
+    )  # fmt: skip
+
+
+def _write_folders(
+    prefix: str,
+    table: Table,
+    cube: Cube,
+    bits: NDArray[np.uint8],
+    shape: tuple[int, int, int],
+    probability: NDArray[np.float32],
+    template: Template,
+    history: tuple[str, ...],
+) -> None:
+    """Write the products that are CASA's own; the mask comes as bits, an eighth of its size."""
+    # A component needs a frequency, and an image without a spectral axis has none.
+    if len(table) and np.isfinite(cube.freq).all():
+        write_components(f"{prefix}.cl", table, cube)
+    mask = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
+    images.write_planes(f"{prefix}.mask", mask, template, history=history)
+    images.write_sky(f"{prefix}.prob", probability, template, history=history)
+
+
+def _header(cube: Cube) -> Cube:
+    """A cube without its pixels."""
+    pixel = np.ones((1, 1, 1), np.float32)
+    return replace(cube, data=np.ones((cube.nchan, 1, 1), np.float32), psf=pixel, pb=pixel)
 
 
 def write_catalogue(prefix: Path, table: Table) -> None:
     """Write <prefix>.cat.ecsv and <prefix>.cat.vot."""
+    table = table.copy()
+    table.meta["software"] = outfiles.SOFTWARE
     table.write(f"{prefix}.cat.ecsv", format="ascii.ecsv")
     plain = table.copy()
     # VOTable has no place for free metadata but its description.
@@ -177,7 +134,7 @@ def crtf(table: Table, cube: Cube) -> str:
     CASA takes an ellipse's angle from the pixel axes, other readers from north. Where these differ by more than
     `TURNED` the ellipse is written as a polygon, which means the same to all.
     """
-    lines = ["#CRTFv0 CASA Region Text Format version 0"]
+    lines = ["#CRTFv0 CASA Region Text Format version 0", f"# made by {outfiles.SOFTWARE}"]
     frame = coordinate_name(cube)
     shapes = observed_shapes(table, cube)
     for row, maj, minor, pa in zip(table, *shapes, strict=True):

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
 
-from casa_deepfocus.casa import products
+from casa_deepfocus.casa import outfiles, products
 from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
@@ -61,6 +61,7 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html").render(
         title=prefix.name,
+        software=outfiles.SOFTWARE,
         verdict=_verdict(result),
         warnings=_warnings(cube),
         field=_text(field),
@@ -225,7 +226,7 @@ def _sky_axes(figure: Figure, cube: Cube) -> Any:
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(stream, format="png", dpi=110)
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": outfiles.SOFTWARE})
     return stream.getvalue()
 
 

@@ -7,14 +7,16 @@ and compare with CASA's own generated code.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import inspect
 import os
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from casa_deepfocus.casa import failures
+from casa_deepfocus.casa import failures, signals
 from casa_deepfocus.errors import CallError, MissingDependencyError, ParameterError
 from casa_deepfocus.params import Parameter, ParameterType, TaskSpec
 
@@ -230,7 +232,11 @@ def build_class(
     """A subclass of `base` for one task, with its documentation and its signature."""
 
     def call(self: Task, *args: Any, **kwargs: Any) -> Any:
-        return base.__call__(self, *args, **kwargs)
+        with signals.orderly(), signals.told(_warn):
+            # CASA swallows exceptions while it is imported.
+            with signals.held(), contextlib.suppress(ImportError):
+                importlib.import_module("casatasks")
+            return base.__call__(self, *args, **kwargs)
 
     signature = _signature(spec, defaults=defaults)
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -247,6 +253,12 @@ def build_class(
         "implementation": staticmethod(implementation),
     }
     return type(f"_{spec.name}", (base,), members)
+
+
+def _warn(message: str) -> None:
+    from casatasks import casalog
+
+    casalog.post(message, "WARN")
 
 
 def _signature(spec: TaskSpec, defaults: Mapping[str, Any] | None = None) -> inspect.Signature:

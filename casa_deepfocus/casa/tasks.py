@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from casa_deepfocus import params
+from casa_deepfocus.casa import signals
 from casa_deepfocus.casa.taskbuilder import plain_task
 
 __all__ = ["run_sdeepfocus", "sdeepfocus"]
@@ -12,7 +13,9 @@ __all__ = ["run_sdeepfocus", "sdeepfocus"]
 
 def run_sdeepfocus(*args: Any) -> dict[str, Any]:
     """The implementation of the task, imported when it is first called to keep the shell's start fast."""
-    from casa_deepfocus.casa.task_sdeepfocus import sdeepfocus as implementation
+    # Libraries swallow exceptions while they are imported.
+    with signals.held():
+        from casa_deepfocus.casa.task_sdeepfocus import sdeepfocus as implementation
 
     return implementation(*args)
 
