@@ -296,13 +296,14 @@ def looks_corrected(image: Template) -> str:
     """'name' or 'history' where that says that an image is corrected for the primary beam; '' where neither does."""
     if "pbcor" in os.path.basename(image.name.rstrip("/")).lower():
         return "name"
-    tool = _history(image.name)
-    divided = [line for line in tool if "impbcor" in line and "mode" in line]
+    divided = [line for line in _history(image) if "impbcor" in line and "mode" in line]
     return "history" if divided and "multiply" not in divided[-1] else ""
 
 
-def _history(name: str) -> list[str]:
-    with opened(name) as ia:
+def _history(image: Template) -> list[str]:
+    if image.fits is not None:
+        return [str(line) for line in image.fits.header.get("HISTORY", [])]
+    with opened(image.name) as ia:
         try:
             return [str(line) for line in ia.history(list=False)]
         except RuntimeError:

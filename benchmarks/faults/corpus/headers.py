@@ -281,7 +281,7 @@ def _stored(folder: Path, shared: Path, *, how: str) -> Trial:
         fields.write(folder / parameters["imagename"], data, header)
     elif how == ".fz":
         parameters = {"imagename": "x.fits.fz", "psf": "x.psf.fits", "pb": "x.pb.fits"}
-        fits.CompImageHDU(data, header, quantize_level=0).writeto(folder / "x.fits.fz")
+        fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0).writeto(folder / "x.fits.fz")
     elif how == "extension":
         fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(data, header)]).writeto(path)
     elif how == "double":
