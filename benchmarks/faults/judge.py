@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ ANGLE = 12.0
 
 LONGEST = 600
 """Characters of an error's message beyond which it no longer is one message."""
+
+
+HIDDEN = re.compile(r"/\.\w")
+"""A path through a hidden folder, which no user has given."""
 
 
 class Outcome(enum.Enum):
@@ -71,7 +76,7 @@ def judge_error(trial: Trial, error: Exception, ours: bool) -> tuple[Outcome, st
         return Outcome.MISLEADING, f"does not say {lacking}: {said}"
     if len(message) > LONGEST or "\n" in message.strip():
         return Outcome.MISLEADING, f"{len(message)} characters, {len(message.splitlines())} lines: {said}"
-    if "Traceback" in message or "/." in message:
+    if "Traceback" in message or HIDDEN.search(message):
         return Outcome.MISLEADING, f"names internals or hidden folders: {said}"
     return Outcome.CLEAR, said
 

@@ -24,6 +24,9 @@ SHARED = "shared"
 STAYS = ("casa.log", ".last", ".pre")
 """Files that CASA leaves in the folder where it runs."""
 
+CACHE = ".cache"
+"""What libraries keep in a home."""
+
 
 def prepare(folder: Path) -> None:
     """Import CASA once, for the processes that are forked, and make what the cases share."""
@@ -150,7 +153,7 @@ def _may_change(trial: Trial, changed: Sequence[str]) -> bool:
 
 
 def _belongs(name: str, trial: Trial) -> bool:
-    return name.startswith(os.path.basename(trial.outfile)) or name.endswith(STAYS) or "casa-" in name
+    return name.startswith((os.path.basename(trial.outfile), CACHE)) or name.endswith(STAYS) or "casa-" in name
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -100,21 +100,21 @@ def check(parameters: Mapping[str, Any]) -> Request:
             )
         if values[name] and not os.path.exists(values[name]):
             raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
+    tclean = {name: values[name] for name in params.tclean_names()}
+    warnings: tuple[str, ...] = ()
+    surveys: tuple[Survey, ...] = ()
+    nchan, remedy = -1, "Use mode='continuum'"
+    if imagename:
+        nchan = _check_image(imagename, str(values["psf"] or ""), str(values["pb"] or ""))
     outfile, notes = _check_outfile(
         values["outfile"], outfiles.sources(vis, imagename, str(values["psf"] or ""), str(values["pb"] or "")),
         overwrite=bool(values["overwrite"]), keeps_images=bool(vis) and bool(values["keepimages"]),
     )  # fmt: skip
-    tclean = {name: values[name] for name in params.tclean_names()}
-    warnings: tuple[str, ...] = ()
-    surveys: tuple[Survey, ...] = ()
     if vis:
         selected = selection.check(vis, tclean)
         tclean, surveys, nchan = selected.tclean, selected.surveys, selected.nchan
         notes, warnings = notes + selected.notes, selected.warnings
         remedy = "Use specmode='cube' and more channels, or mode='continuum'"
-    else:
-        nchan = _check_image(imagename, str(values["psf"] or ""), str(values["pb"] or ""))
-        remedy = "Use mode='continuum'"
     if mode == "line" and 0 <= nchan < state.MIN_LINE_CHANNELS:
         raise ParameterError(
             "mode", mode, f"needs a spectral axis of at least {state.MIN_LINE_CHANNELS} channels; "

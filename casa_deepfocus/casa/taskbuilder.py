@@ -34,6 +34,7 @@ CERBERUS: dict[str, tuple[str, tuple[str, ...]]] = {
     "floatVec": ("cFloatVec", ("to_list", "to_floatvec")),
     "stringVec": ("cStrVec", ("to_list", "to_strvec")),
 }
+NUMBERS = ("int", "double", "float")
 READABLE = {
     "bool": "True or False",
     "int": "an integer",
@@ -110,6 +111,10 @@ def validate(spec: TaskSpec, given: Mapping[str, Any]) -> dict[str, Any]:
             f"{spec.name} needs CASA ({exc.name} is not installed): pip install 'casa-deepfocus[casa]'"
         ) from exc
     given = {name: plain(value) for name, value in given.items()}
+    for name, value in given.items():
+        # CASA takes True for the number 1.
+        if isinstance(value, bool) and all(kind.name in NUMBERS for kind in spec[name].types):
+            raise _explain(spec[name], value, "is no number")
     # A validator of its own for every call: CASA's shared one keeps its document, and a task may call tasks.
     validator = CasaValidator()
     if not validator.validate(given, {n: r for n, r in schema(spec, coerce).items() if n in given}):

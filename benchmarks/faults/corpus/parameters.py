@@ -49,7 +49,6 @@ REFUSED: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
     ({"pb": 3.0}, ("pb",)),
     ({"imagname": "x.fits"}, ("imagname",)),
     ({"threshold": "5mJy"}, ("threshold",)),
-    ({"cell": "0.1parsec", "vis": "", "imagename": "x.fits"}, ("cell",)),
 )  # fmt: skip
 """Parameters beside imagename='x.fits', and words that the error must have, all of them."""
 
@@ -58,7 +57,7 @@ HARMLESS: tuple[dict[str, Any], ...] = (
     {"models": "compact"}, {"device": "cpu"}, {"imagename": Path("x.fits")},
     {"imagename": Path("x.fits"), "psf": Path("x.psf.fits")},
     {"outfile": Path("out")}, {"imagename": "./x.fits"}, {"imagename": "x.fits/"}, {"keepimages": True},
-    {"pblimit": 0.3},
+    {"pblimit": 0.3}, {"cell": "0.1parsec"},
 )  # fmt: skip
 """Parameters beside imagename='x.fits' that change nothing of what is found."""
 
