@@ -129,7 +129,8 @@ def what_cases_do(folder: Path) -> dict[str, str]:
 
     made = {"kill": _killed, "sleep": _sleeps, "fail": _fails}
     cases = [Case(f"x/{name}", make) for name, make in made.items()]
-    return {v.name: v.outcome.name for v in run_cases(cases, folder, workers=3, limit=10.0)}
+    verdicts = run_cases(cases, folder, workers=3, limit=10.0)
+    return dict(sorted((verdict.name, verdict.outcome.name) for verdict in verdicts))
 
 
 def fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -146,7 +147,7 @@ def test_the_runner_survives_what_a_case_does(tmp_path):
     pytest.importorskip("casatasks")
     code = "import sys, pathlib, test_faults; print(test_faults.what_cases_do(pathlib.Path(sys.argv[1])))"
     done = fresh("-c", code, str(tmp_path))
-    assert done.stdout.splitlines()[-1:] == ["{'x/kill': 'CRASH', 'x/fail': 'CRASH', 'x/sleep': 'HANG'}"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["{'x/fail': 'CRASH', 'x/kill': 'CRASH', 'x/sleep': 'HANG'}"], done.stderr
 
 
 def test_what_is_lost_is_seen(tmp_path):

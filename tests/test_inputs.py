@@ -113,6 +113,16 @@ def test_a_selection_that_leaves_nothing(tiny_ms, name, value):
     refused(ParameterError, f"{name}=", "selects nothing", vis=str(tiny_ms), datacolumn="data", **{name: value})
 
 
+@pytest.mark.parametrize("value", ["0:90", "0:8~95", "0:20~30;1~3", "0:90~95^2", "*:12"])
+def test_channels_that_no_window_has_are_not_taken_for_the_last(tiny_ms, value):
+    refused(ParameterError, "spw=", "beyond the last channel", vis=str(tiny_ms), datacolumn="data", spw=value)
+    inputs.check({"vis": str(tiny_ms), "datacolumn": "data", "spw": "0:5~7"})
+
+
+def test_what_is_no_measurement_set_is_said_before_the_outfile(tiny_ms):
+    refused(DataError, "vis='.'", "measurement set", vis=".", datacolumn="data")
+
+
 def test_a_selection_that_leaves_something(tiny_ms):
     chosen = {"field": "tiny", "spw": "0:1~6", "scan": "1", "uvrange": ">20m"}
     inputs.check({"vis": str(tiny_ms), "datacolumn": "data", **chosen})

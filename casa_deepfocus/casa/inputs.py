@@ -104,7 +104,9 @@ def check(parameters: Mapping[str, Any]) -> Request:
     warnings: tuple[str, ...] = ()
     surveys: tuple[Survey, ...] = ()
     nchan, remedy = -1, "Use mode='continuum'"
-    if imagename:
+    if vis:
+        selection.check_sets(vis, tclean)
+    else:
         nchan = _check_image(imagename, str(values["psf"] or ""), str(values["pb"] or ""))
     outfile, notes = _check_outfile(
         values["outfile"], outfiles.sources(vis, imagename, str(values["psf"] or ""), str(values["pb"] or "")),

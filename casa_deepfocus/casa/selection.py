@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -40,13 +41,34 @@ ONE_CENTRE = 0.01
 """Phase centres closer than this share of the primary beam's FWHM are one: tclean turns the phases to one centre
 itself, and the gain at half power is wrong by 1.4 % at most."""
 
+CHANNELS = re.compile(r"(\d+)(?:~\d+)?(?:\^\d+)?")
+"""Channels by number in a selection of windows: first, last and step."""
+
 TARGET = "OBSERVE_TARGET"
 FEWEST = 3
 """Baselines, and distinct uv cells, that an image of two dimensions needs: those of three antennas."""
 
 
 def check(vis: Sequence[str], tclean: Mapping[str, Any]) -> Selected:
-    """Check the measurement sets and the parameters that select from them.
+    """Check what is selected of measurement sets that `check_sets` has passed: grids, phase centres, visibilities.
+
+    Raises
+    ------
+    ParameterError, DataError
+    """
+    surveys = tuple(survey(name, selection(tclean, index)) for index, name in enumerate(vis))
+    for seen in surveys:
+        _check_channels(seen)
+    _check_twice(surveys)
+    chosen = _targets_only(Selected(dict(tclean), surveys))
+    chosen = _check_phase_centres(chosen)
+    chosen = _check_visibilities(chosen)
+    _check_baselines(chosen.surveys)
+    return channelgrid.check(chosen)
+
+
+def check_sets(vis: Sequence[str], tclean: Mapping[str, Any]) -> None:
+    """See that there are measurement sets, with the column and the rows that are asked for; no visibility is read.
 
     Raises
     ------
@@ -63,13 +85,6 @@ def check(vis: Sequence[str], tclean: Mapping[str, Any]) -> Selected:
             raise ParameterError("datacolumn", "data", f"{name!r} has no DATA column", "Use datacolumn='corrected'")
         check_selection(name, selection(tclean, index))
     _check_numbers(tclean)
-    surveys = tuple(survey(name, selection(tclean, index)) for index, name in enumerate(vis))
-    _check_twice(surveys)
-    chosen = _targets_only(Selected(dict(tclean), surveys))
-    chosen = _check_phase_centres(chosen)
-    chosen = _check_visibilities(chosen)
-    _check_baselines(chosen.surveys)
-    return channelgrid.check(chosen)
 
 
 def _check_numbers(tclean: Mapping[str, Any]) -> None:
@@ -90,6 +105,20 @@ def _check_numbers(tclean: Mapping[str, Any]) -> None:
             "width", tclean["width"], "counts down from start, and there is none: tclean would make one channel",
             "Give the highest channel as start, or a positive width",
         )  # fmt: skip
+
+
+def _check_channels(seen: Survey) -> None:
+    """Channels that no selected window has: CASA takes the last one in their place."""
+    expression = seen.chosen.get("spw", "")
+    most = max(window.nchan for window in seen.windows)
+    for part in expression.split(","):
+        for channels in part.partition(":")[2].split(";"):
+            first = CHANNELS.fullmatch(channels.strip())
+            if first and int(first[1]) >= most:
+                raise ParameterError(
+                    "spw", expression, f"{channels.strip()!r} begins beyond the last channel: the windows selected of "
+                    f"{seen.name!r} have {most} at most, counted from 0", "listobs shows what there is",
+                )  # fmt: skip
 
 
 def _check_twice(surveys: Sequence[Survey]) -> None:
