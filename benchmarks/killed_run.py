@@ -70,6 +70,8 @@ def prepare(shared: Path) -> dict[bool, float]:
     from sim.sky import Source
 
     os.environ.setdefault("MPLBACKEND", "agg")
+    # A pool of OpenMP's threads does not survive a fork: a run reads its measurement set, then forks its writer.
+    os.environ["OMP_NUM_THREADS"] = "1"
     casa_backend.prepare_casa()
     from casa_deepfocus.casa import task_sdeepfocus
 

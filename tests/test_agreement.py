@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import fft
+from scipy import fft, ndimage
 
 from casa_deepfocus.core import agreement
 from casa_deepfocus.core.agreement import Verdict
-from casa_deepfocus.core.psf import gaussian_psf, place_psf
+from casa_deepfocus.core.psf import fit_beam, gaussian_psf, place_psf
 
 SIDE = 192
 BEAM = (6.0, 5.0, 30.0)
@@ -46,6 +46,20 @@ def psf() -> np.ndarray:
         np.add.at(density, (sign * cells[1], sign * cells[0]), 1.0)
     plane = np.fft.fftshift(fft.ifft2(density).real)
     return (plane / plane.max()).astype(np.float32)
+
+
+@pytest.mark.parametrize("kernel", [0.0, 0.3, 0.5])
+def test_noise_is_correlated_as_the_psf_says_and_over_more_where_it_was_smoothed(psf, kernel):
+    lobe = fit_beam(psf)
+    width = kernel * float(lobe[0] * lobe[1] - lobe[2] ** 2) ** 0.25
+    image = ndimage.gaussian_filter(noise(1, psf, seed=3)[0], width, mode="constant") if width else noise(1, psf, 3)[0]
+    image[:20] = np.nan
+    assert agreement.correlation_ratio(image, psf) == pytest.approx(1.0 + 2.0 * kernel**2, rel=0.2)
+
+
+def test_nothing_is_not_correlated(psf):
+    assert np.isnan(agreement.correlation_ratio(np.zeros((64, 64)), psf))
+    assert np.isnan(agreement.correlation_ratio(np.full((64, 64), np.nan), psf))
 
 
 @pytest.mark.parametrize("nchan", [1, 2, 12])

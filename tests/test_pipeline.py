@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from casa_deepfocus.core.catalogue import COLUMNS
 from casa_deepfocus.core.cube import Cube
@@ -55,6 +56,19 @@ def test_every_source_and_nothing_else(cube, result):
         assert np.isfinite(row["chan"]) == (source.line > 0), name
         if source.line:
             assert row["chan"] == pytest.approx(source.chan, abs=0.5), name
+
+
+def test_an_image_that_was_smoothed_is_told(cube):
+    told = []
+    few = replace(cube, data=cube.data[:4], psf=cube.psf[:4], pb=cube.pb[:4], freq=cube.freq[:4], beams=cube.beams[:4])
+    for sigma in (0.0, 0.35 * cube.beam_pixels()):
+        blank = np.isnan(few.data)
+        smooth = ndimage.gaussian_filter(np.nan_to_num(few.data), (0, sigma, sigma)) if sigma else few.data
+        data = np.where(blank, np.nan, smooth).astype(np.float32)
+        lines = []
+        run(few.with_data(data), FilterNetworks(), log=lambda text, priority="INFO", kept=lines: kept.append(text))
+        told.append(any("smoothed" in text for text in lines))
+    assert told == [False, True]
 
 
 def test_values_agree_with_the_truth_within_their_errors(cube, result):

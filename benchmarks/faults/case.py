@@ -43,7 +43,8 @@ class Trial:
     words : tuple of tuple of str
         Of each group one word must stand in an error's message: the parameter or file that is to blame, and
         what is wrong with it.
-    warns : tuple of str, each must stand in a warning of the log where the task ends well
+    warns : tuple of str, each must stand in a warning of the log where the task ends well; without a truth, what is
+        told so counts as right: no header says it, and it may be meant
     beam : float [arcsec], for the tolerance of positions
     meta : dict, values that the catalogue's meta must have
     outfile : str, prefix of the products

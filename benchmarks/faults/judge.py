@@ -87,9 +87,10 @@ def judge_result(trial: Trial, folder: Path, warnings: Sequence[str]) -> tuple[O
     if not path.exists():
         return Outcome.WRONG, f"no catalogue {path.name}"
     table = Table.read(path)
-    if trial.truth is None:
-        return Outcome.WRONG, f"was not refused; {len(table)} rows"
     unsaid = [word for word in trial.warns if not any(word.lower() in line.lower() for line in warnings)]
+    if trial.truth is None:
+        told = bool(trial.warns) and not unsaid
+        return (Outcome.RIGHT, "") if told else (Outcome.WRONG, f"was not refused; {len(table)} rows")
     if unsaid:
         return Outcome.WRONG, f"no warning says {unsaid}"
     problem = compare(table, trial.truth, trial.beam)

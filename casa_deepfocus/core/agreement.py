@@ -1,7 +1,8 @@
 """Whether an image agrees with what is said about it: its beam with the PSF's, its noise with the primary beam.
 
 The noise of an interferometer tells what was done to an image after it was made: over the field it is flat before the
-correction for the primary beam, and goes as 1 / PB after it.
+correction for the primary beam, and goes as 1 / PB after it; from pixel to pixel it is correlated as the PSF says, and
+over more where the image was smoothed.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from enum import Enum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import fft
 
 from casa_deepfocus.core.geometry import shape_to_covariance
 from casa_deepfocus.core.noise import robust_rms
+from casa_deepfocus.core.psf import fit_beam
+from casa_deepfocus.errors import DataError
 
 CHANNELS = 16
 """At most so many channels are looked at: what the noise of one of them does not tell, that of 16 does."""
@@ -29,6 +33,9 @@ MEDIAN_LOSS = 2.72
 
 BRANCH = 0.35
 """Largest distance of the slope of the noise from that of a hypothesis (0, -1), beyond which it is neither's."""
+
+LEAST_OVERLAP = 0.1
+"""Share of the field that two places a lag apart must have in common for their correlation to be counted."""
 
 CONCLUSIVE = 12.5
 """Difference in ln L from which one of two hypotheses is taken: 5 sigma."""
@@ -115,6 +122,42 @@ def noise_slope(data: NDArray, pb: NDArray, beam_area: float) -> Slope:
     freedom = max((w > 0).sum() - len(rows) - 1, 1)
     excess = float((w * (y - value * x) ** 2).sum()) / freedom
     return Slope(value, float(np.sqrt(max(excess, 1.0) / information)))
+
+
+def correlation_ratio(image: NDArray, psf: NDArray) -> float:
+    """Area over which the noise of an image is correlated, over that of its PSF's main lobe.
+
+    With natural weights the noise's autocorrelation is the PSF, and the ratio is 1; Briggs weights and white noise make
+    it smaller. An image convolved with a Gaussian of a FWHM of k beams has 1 + 2 k^2, k below 1.
+
+    Parameters
+    ----------
+    image : (ny, nx) [any unit], without its sources; NaN where blank
+    psf : (py, px), peak 1 at (py//2, px//2)
+
+    Returns
+    -------
+    float; NaN where an autocorrelation or a PSF has no main lobe that can be fitted
+    """
+    known = np.isfinite(image)
+    taper = np.hanning(image.shape[0] + 2)[1:-1, None] * np.hanning(image.shape[1] + 2)[None, 1:-1] * known
+    grid = [fft.next_fast_len(2 * side, real=True) for side in image.shape]
+    power, window = (
+        fft.irfft2(np.abs(fft.rfft2(plane, s=grid)) ** 2, s=grid)
+        for plane in (np.where(known, image, 0.0) * taper, taper)
+    )
+    if not (power[0, 0] > 0 and window[0, 0] > 0):
+        return float("nan")
+    lag = np.fft.fftshift(np.where(window > LEAST_OVERLAP * window[0, 0], power / np.maximum(window, 1e-12), 0.0))
+    # The area of a Gaussian lobe goes as the root of the determinant of its covariance.
+    lobes = []
+    for lobe in (lag * (window[0, 0] / power[0, 0]), psf):
+        try:
+            sxx, syy, sxy = fit_beam(lobe)
+        except DataError:
+            return float("nan")
+        lobes.append(float(np.sqrt(sxx * syy - sxy**2)))
+    return lobes[0] / lobes[1]
 
 
 def width_ratios(beam: ArrayLike, other: ArrayLike) -> tuple[float, float]:

@@ -212,7 +212,8 @@ def _smoothed(folder: Path, shared: Path, *, to_header: bool, with_psf: bool) ->
     fields.write_field(
         folder, field, cards=cards, kinds=kinds, change=lambda data: area * ndimage.gaussian_filter(data, sigma)
     )
-    return Trial({"imagename": "x.fits"}, words=(("x.fits", "x.psf.fits"), ("beam",), ("psf", "PSF")))
+    words = (("x.fits", "x.psf.fits"), ("beam",), ("psf", "PSF"))
+    return Trial({"imagename": "x.fits"}, words=words, warns=() if to_header else ("smoothed",))
 
 
 def _rescaled(folder: Path, shared: Path, *, factor: float) -> Trial:
