@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -65,6 +66,8 @@ def _load_casa_configuration() -> None:
 
 
 CASA_HOME = _casa_environment()
+# A job in the background of a shell ignores Ctrl-C, which tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -118,12 +118,12 @@ def test_an_export_is_loaded_by_the_runner(run, tmp_path):
     assert "blobs_finder" in card and "Limits" in card and "BSD-3-Clause" in card
 
 
-def test_the_paper_preset_is_not_exported(run, tmp_path):
+def test_networks_of_several_presets_are_not_exported(run, tmp_path):
     mixed = tmp_path / "mixed"
     shutil.copytree(run, mixed)
     shutil.rmtree(mixed / "pa")
     train.train(train.configure("pa", "paper", steps=1, batch=4, device="cpu"), mixed)
-    with pytest.raises(ParameterError, match="paper"):
+    with pytest.raises(ParameterError, match="presets compact, paper"):
         export.export(mixed, tmp_path / "out")
 
 

@@ -236,7 +236,13 @@ def test_damaged_manifests(folder, text):
 def test_the_schema_is_one_and_names_the_networks():
     schema = json.loads(manifest.SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["properties"]["networks"]["required"] == list(manifest.INPUTS)
+    assert schema["else"]["properties"]["networks"]["required"] == list(manifest.INPUTS)
+    assert schema["properties"]["flow"]["enum"] == list(manifest.FLOWS)
+    for flow, contract in manifest.FLOWS.items():
+        lacking = {"flow": flow, "preset": "x", "opset": 17, "pixels_per_beam": 5.0, "networks": {}}
+        lacking["thresholds"] = {"probability": 0.1, "peak": 0.1}
+        problem = manifest._against_schema(lacking)
+        assert all(name in problem for name in contract.inputs), (flow, problem)
 
 
 def replace_network(folder: Path, name: str, change, **options) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import casa_deepfocus
+from casa_deepfocus.models.runner import REBUILT
 
 tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 
@@ -27,7 +28,9 @@ def test_every_data_file_is_installed(repository: Path, pyproject: dict) -> None
     }
     files = {path for path in root.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
     assert root / "xml" / "sdeepfocus.xml" in files
-    assert files <= installed
+    # The paper's networks are too large for a wheel: a checkout has them.
+    large = {path for path in files if path.parent.name in REBUILT}
+    assert files - large <= installed and not large & installed
 
 
 def test_every_folder_with_code_is_a_package(repository: Path) -> None:

@@ -13,7 +13,9 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, without_sources
+from fake_paper_networks import PaperFilters
 
+from casa_deepfocus import pipeline
 from casa_deepfocus.core.cube import C_KMS
 
 pytest.importorskip("casatools")
@@ -220,6 +222,21 @@ def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
     with images.opened("none.mask") as ia:
         assert not ia.getchunk().any()
     assert "no source found" in Path("none.html").read_text()
+
+
+@pytest.mark.parametrize("flow", ["paper", "decoras"])
+def test_results_without_errors_are_written_too(tiny_images, tmp_path, flow):
+    """The paper's flow gives no errors and no reliability: the same products, no 'nan' in the report's table."""
+    cube, template = images.read_cube(f"{tiny_images}.image")
+    result = pipeline.run(cube, PaperFilters(flow=flow))
+    assert len(result.catalogue) > 0
+    products.write_all(tmp_path, "out", result, cube, template)
+    report.write(tmp_path / "out", result, cube, inputs.check({"imagename": f"{tiny_images}.image"}))
+    assert {"out.crtf", "out.cl", "out.mask", "out.html"} <= set(names(tmp_path))
+    table = Table.read("out.cat.ecsv", format="ascii.ecsv")
+    assert table.colnames == result.catalogue.colnames and np.isnan(table["x_err"]).all()
+    assert ">nan<" not in Path("out.html").read_text()
+    assert all("nan" not in line for line in products.summary(result.catalogue)[:1])
 
 
 def test_products_of_a_fits_input_are_casa_images_on_its_grid(tiny_images, tmp_path):

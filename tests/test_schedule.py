@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 pytest.importorskip("lightning", reason="the training extra is not installed")
 
 from casa_deepfocus.errors import ParameterError, ProductError  # noqa: E402
-from training import chain, decoras, fields, losses, schedule, train  # noqa: E402
+from training import chain, fields, losses, schedule, train  # noqa: E402
 from training.__main__ import main  # noqa: E402
 from training.checkpoint import load_network, read_checkpoint  # noqa: E402
 from training.data import make_batch  # noqa: E402
@@ -55,7 +55,7 @@ def test_the_papers_data_have_the_papers_shapes(name):
     output = build(name, "paper").eval()(batch.inputs)
     assert output.shape == batch.target.shape
     if name == "deep_gru":
-        assert batch.inputs.mean(1).abs().max() < 1e-4 and (batch.inputs.std(1) - 1).abs().max() < 1e-3
+        assert batch.inputs.mean(1).abs().max() < 1e-4 and (batch.inputs.std(1, correction=0) - 1).abs().max() < 1e-3
     else:
         assert batch.inputs.amin() == 0 and batch.inputs.amax() == 1
 
@@ -100,23 +100,6 @@ def test_a_spectrum_is_the_sum_that_its_cube_would_give():
     assert expected > 0
     got = float((spectra.response[0] * some.line[row, :, chan]).sum())
     assert got == pytest.approx(expected / float(noise), rel=0.15)
-
-
-def test_training_data_are_turned_and_those_of_validation_are_not(monkeypatch):
-    seen = []
-    monkeypatch.setattr(chain.functional, "grid_sample", lambda image, *a, **k: seen.append(1) or image)
-    make_batch("blobs_finder", 1, 0, 2, "val", preset="paper")
-    assert not seen
-    make_batch("blobs_finder", 1, 0, 2, "train", preset="paper")
-    assert len(seen) == 2
-
-
-def test_the_turn_is_a_rotation_and_moves_input_and_target_alike(monkeypatch):
-    batch = make_batch("blobs_finder", 1, 0, 8, "train", preset="paper")
-    places = [np.unravel_index(int(image.argmax()), (256, 256)) for image in batch.target[:, 0]]
-    # The brightest pixel of the sky is bright in the dirty image too, wherever it was turned to.
-    assert np.mean([batch.inputs[i, 0, y, x] > 0.4 for i, (y, x) in enumerate(places)]) > 0.7
-    assert len(set(places)) > 1 and all(abs(y - 128) < 100 and abs(x - 128) < 100 for y, x in places)
 
 
 class Perfect(torch.nn.Module):
@@ -221,17 +204,6 @@ def test_decoras_loss_is_zero_for_equal_images_only():
     assert float(losses.msle(a, b)) == pytest.approx(float(((1 + a).log() - (1 + b).log()).pow(2).mean()))
 
 
-def test_decoras_finds_planted_blobs_with_boxes_of_three_sigma():
-    y, x = np.mgrid[:96, :96]
-    image = sum(np.exp(-0.5 * ((x - a) ** 2 + (y - b) ** 2) / s**2) for a, b, s in ((30, 40, 3.0), (70, 60, 6.0)))
-    found = sorted(decoras.find(image))
-    assert [(round(a), round(b)) for a, b, _ in found] == [(30, 40), (70, 60)]
-    widths = [box.x1 - box.x0 for _, _, box in found]
-    # The kernels are a factor of 1.6 apart, which is how well a width is known.
-    assert widths[1] > 1.5 * widths[0] and all(1 / 1.7 < w / (6 * s) < 1.7 for w, s in zip(widths, (3, 6), strict=True))
-    assert decoras.find(np.zeros((64, 64))) == []
-
-
 def test_a_pause_in_the_schedule_continues_it(tmp_path):
     config = train.configure("deep_gru", minutes=100.0, batch=4, device="cpu", validate_every=1000)
     train.train(config, tmp_path, stop_at=0.01)
@@ -262,6 +234,18 @@ def test_a_plan_spends_the_budget_and_trains_everything_in_order(together):
     assert 90.0 <= spent <= 100.0
 
 
+def test_the_quick_plan_holds_the_bottleneck_first(tmp_path):
+    plain, held = (schedule.plan(100.0, together=False, held=flag) for flag in (False, True))
+    assert sum(step.minutes for step in held) == pytest.approx(sum(step.minutes for step in plain))
+    assert [(step.stage, step.networks) for step in held[:2]] == [(0, ("blobs_finder",)), (1, ("blobs_finder",))]
+    assert held[2:] == plain[1:]
+    args = type("args", (), {"preset": "paper", "seed": 1, "out": tmp_path, "threads": 0, "quick": True})
+    first, second, third = (schedule.command(step, step.networks[0], args, "cpu") for step in held[:3])
+    assert "--local" in first and str(tmp_path / "stage0") in first and "--from" not in first
+    assert "--local" not in second and second[second.index("--from") + 1] == str(tmp_path / "stage0")
+    assert "--quick" in third and "--from" not in third and "--learning-rate" not in third
+
+
 def test_the_schedule_runs_its_processes_and_says_which_failed(tmp_path, monkeypatch):
     seen = []
 
@@ -276,7 +260,9 @@ def test_the_schedule_runs_its_processes_and_says_which_failed(tmp_path, monkeyp
     assert "blobs_finder" in seen[0] and len(seen) == 1
     assert main([*base, "--minutes", "25", "--part", "3"]) == 2
     assert ["--from", str(tmp_path / "stage1")] == seen[-1][-2:]
-    for wrong in (["--minutes", "0"], ["--minutes", "1", "--part", "4"], ["--minutes", "1", "--preset", "decoras"]):
+    for wrong in (
+        ["--minutes", "0"], ["--minutes", "1", "--quick"], ["--minutes", "1", "--part", "4"],
+        ["--minutes", "1", "--preset", "decoras"]):
         assert main([*base, *wrong]) == 2
     with pytest.raises(ProductError, match=r"pa\.log"):
         schedule.run_step(schedule.Step(3, 2, ("pa",), 1.0), schedule_arguments(tmp_path), "cpu")
@@ -322,7 +308,7 @@ def test_training_needs_neither_casa_nor_astropy():
                 if name.split(".")[0] in ("astropy", "casatools", "casatasks", "casadata", "casaconfig"):
                     raise ModuleNotFoundError(f"{name} is blocked", name=name)
         sys.meta_path.insert(0, Blocked())
-        import training.train, training.schedule, training.decoras
+        import training.train, training.schedule, training.curves
         from training.data import make_batch
         make_batch("deep_gru", 1, 0, 4, preset="paper")
         make_batch("blobs_finder", 1, 0, 2)

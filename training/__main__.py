@@ -1,4 +1,4 @@
-"""`python -m training {train,schedule,ablate,export,score,evaluate}`, from the root of the repository."""
+"""`python -m training {train,schedule,ablate,curves,export,score,evaluate}`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train the networks, or continue",
     "schedule": "train all networks in both stages under one budget",
     "ablate": "compare variants of a network on the same data",
+    "curves": "draw the losses of a training",
     "export": "write trained networks as ONNX with their manifest",
     "score": "score a catalogue against a truth table",
     "evaluate": "simulate cubes, search them and score the result",

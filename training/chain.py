@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import signal
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn import functional
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.preprocessing import (
@@ -27,14 +26,20 @@ from casa_deepfocus.core.preprocessing import (
     deep_gru_input,
     resnet_input,
     stamp_peak,
+    standard_spectrum,
+    unit_range,
 )
 from training.draw import Batch, Draw
 from training.fields import Fields, Recipe, channels_of, draw_fields
 from training.maps import covariance, gaussian, unit_snr
+from training.observed import box_of
 from training.spectra import MINIMUM_SNR, NARROWEST
 from training.stamps import resnet_target
 
 Predecessors = Mapping[str, nn.Module]
+
+SHAPES = ("fwhm_maj", "fwhm_min", "pa")
+"""The ResNets that measure a shape on the focused image."""
 
 BLOBS = {"compact": 2.5, "paper": 4.0}
 """Blobs of a field, about: the number of fields in a batch follows."""
@@ -52,21 +57,22 @@ MASK_REACH = DILATION * float(np.sqrt(-2.0 * np.log(BOX_LEVEL))) / FWHM_PER_SIGM
 def chain_batch(
     name: str, recipe: Recipe, networks: Predecessors | None, seed: int, step: int, size: int, split: str, device: str
 ) -> Batch:
-    """The batch of one step; second-stage data are not augmented, nor are those of validation.
+    """The batch of one step; second-stage data are not augmented, nor is the paper's validation.
 
     Returns
     -------
     Batch : as `training.data.make_batch`; between 1 and `size` examples
     """
-    draw = Draw(device, seed, step, split, f"chain/{recipe.name}/{name}")
+    # The paper's ResNets of shape see the same stamps.
+    purpose = "shape" if recipe.name == "paper" and name in SHAPES else name
+    draw = Draw(device, seed, step, split, f"chain/{recipe.name}/{purpose}")
     count = size if name == "blobs_finder" else max(1, round(size / BLOBS[recipe.name]))
-    fields = draw_fields(
-        draw, recipe, count, split, nchan=channels_of(recipe, seed, step, split), augment=networks is None
-    )  # fmt: skip
+    augment = networks is None and (recipe.name == "compact" or split == "train")
+    fields = draw_fields(draw, recipe, count, split, nchan=channels_of(recipe, seed, step, split), augment=augment)
     window = _windows(draw, fields)
     maps, amplitude = _detection_maps(draw, fields, window)
     if name == "blobs_finder":
-        return _blobs_finder_batch(draw, fields, maps, amplitude, augment=split == "train")
+        return _blobs_finder_batch(fields, maps, amplitude)
     blobs = _blobs(fields, maps, amplitude, networks)
     blobs = blobs.take(torch.arange(min(size, len(blobs.row)), device=maps.device))
     spectra = _spectra(draw, fields, blobs)
@@ -92,12 +98,6 @@ class Blobs:
 
     def take(self, keep: Tensor) -> Blobs:
         return Blobs(*(getattr(self, name)[keep] for name in ("row", "source", "x", "y", "weights")))
-
-
-def min_max(images: Tensor) -> Tensor:
-    """(k, 1, H, W) images, each scaled to [0, 1]: the paper's normalisation."""
-    low, high = images.flatten(1).aminmax(dim=1)
-    return ((images - low[:, None, None]) / (high - low).clamp(min=1e-12)[:, None, None])[:, None]
 
 
 def _windows(draw: Draw, fields: Fields) -> Tensor:
@@ -130,27 +130,17 @@ def _drawn(fields: Fields, rows: Tensor, columns: Tensor) -> Tensor:
     return gaussian(dx, dy, cov[:, None, None])
 
 
-def _blobs_finder_batch(draw: Draw, fields: Fields, maps: Tensor, amplitude: Tensor, *, augment: bool) -> Batch:
-    """The paper's pairs: integrated image and sky model, both in [0, 1], turned and mirrored in training only."""
+def _blobs_finder_batch(fields: Fields, maps: Tensor, amplitude: Tensor) -> Batch:
+    """The paper's pairs: integrated image and sky model, both in [0, 1]."""
     b, n = amplitude.shape
     rows = torch.arange(b, device=maps.device)
     target = torch.zeros_like(maps)
     for i in range(n):
-        # The sky's brightness: flux over area.
-        area = (fields.fwhm_maj[:, i] * fields.fwhm_min[:, i]).clamp(min=0.01)
+        # The sky's brightness: flux over area, without the primary beam.
+        area = (fields.fwhm_maj[:, i] * fields.fwhm_min[:, i]).clamp(min=0.01) * fields.gain[:, i]
         drawn = _drawn(fields, rows, torch.full_like(rows, i)) * (amplitude[:, i] / area)[:, None, None]
         target = torch.maximum(target, drawn)
-    inputs, target = maps[:, None], target[:, None]
-    if augment:
-        angle = draw.uniform(0.0, 2.0 * np.pi, (b,))
-        flip = 1.0 - 2.0 * draw.chance(0.5, (b, 2)).float()
-        matrix = torch.stack(
-            [torch.stack([flip[:, 0] * torch.cos(angle), -flip[:, 0] * torch.sin(angle)], 1),
-             torch.stack([flip[:, 1] * torch.sin(angle), flip[:, 1] * torch.cos(angle)], 1)], 1,
-        )  # fmt: skip
-        grid = functional.affine_grid(functional.pad(matrix, (0, 1)), list(inputs.shape), align_corners=False)
-        inputs, target = (functional.grid_sample(image, grid, align_corners=False) for image in (inputs, target))
-    inputs, target = min_max(inputs[:, 0]), min_max(target[:, 0])
+    inputs, target = unit_range(maps), unit_range(target)
     truth = {name: getattr(fields, name) for name in ("x", "y", "cov", "used")} | {"flux": amplitude}
     return Batch(inputs, target, torch.ones_like(target), truth)
 
@@ -198,7 +188,7 @@ def _never_empty(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def blobs_finder_planes_of(fields: Fields, maps: Tensor) -> Tensor:
     """Blobs Finder's input for maps of `fields`, as its preset has it."""
     if fields.recipe.name == "paper":
-        return min_max(maps)
+        return unit_range(maps)
     return blobs_finder_input(blobs_finder_planes(maps, PLANES, fields.psf()))
 
 
@@ -246,6 +236,8 @@ class Spectra:
 
 def _spectra(draw: Draw, fields: Fields, blobs: Blobs) -> Spectra:
     """Weighted sums of the blobs' pixels in every channel, in units of their noise."""
+    if fields.recipe.name == "paper":
+        return _paper_spectra(draw, fields, blobs)
     b, n = fields.x.shape
     side, corner, field = fields.recipe.side, fields.corner, fields.recipe.field
     part = slice(corner, corner + field)
@@ -260,18 +252,23 @@ def _spectra(draw: Draw, fields: Fields, blobs: Blobs) -> Spectra:
     power = transform.abs() ** 2 * fields.amplitude[blobs.row] ** 2
     noise = torch.sqrt((2.0 * power.sum((1, 2)) - power[..., 0].sum(1) - power[..., -1].sum(1)) / side**2)
     response = response / noise[:, None]
-    paper = fields.recipe.name == "paper"
-    kept = 1.0 if paper else 0.05 * draw.normal((len(response), n))
+    kept = 0.05 * draw.normal((len(response), n))
     level = (response * fields.continuum[blobs.row] * kept).sum(1, keepdim=True)
     clean = torch.einsum("kn,knc->kc", response, fields.line[blobs.row])
+    k = len(clean)
     spectrum = clean + level + draw.normal(tuple(clean.shape))
-    if paper:
-        inputs = (spectrum - spectrum.mean(1, keepdim=True)) / spectrum.std(1, keepdim=True)
-    else:
-        k = len(spectrum)
-        spectrum = (spectrum + 0.15 * draw.normal((k, 1))) * draw.uniform(0.88, 1.12, (k, 1))
-        inputs = deep_gru_input(spectrum)
-    return Spectra(spectrum, response, inputs)
+    spectrum = (spectrum + 0.15 * draw.normal((k, 1))) * draw.uniform(0.88, 1.12, (k, 1))
+    return Spectra(spectrum, response, deep_gru_input(spectrum))
+
+
+def _paper_spectra(draw: Draw, fields: Fields, blobs: Blobs) -> Spectra:
+    """The paper's: the sum of the pixels of the blob's box, continuum and all, standardised."""
+    response, noise = fields.box_response(blobs.row, box_of(blobs.weights))
+    response = response / noise[:, None]
+    clean = torch.einsum("kn,knc->kc", response, fields.line[blobs.row])
+    level = (response * fields.continuum[blobs.row]).sum(1, keepdim=True)
+    spectrum = clean + level + draw.normal(tuple(clean.shape))
+    return Spectra(spectrum, response, standard_spectrum(spectrum))
 
 
 def _deep_gru_batch(draw: Draw, fields: Fields, blobs: Blobs, spectra: Spectra) -> Batch:
@@ -337,23 +334,26 @@ def _resnet_batch(
     width = core.sum(1)
     kept = 1.0 if paper else 0.05 * draw.normal((k, fields.x.shape[1]))
     line = fields.line[row]
-    middle = recipe.side // 2
-    x, y = (middle + getattr(fields, axis)[row] - getattr(blobs, axis)[:, None] for axis in "xy")
+    near, reached = fields.close(row, blobs.x, blobs.y)
+    middle = near.recipe.side // 2
+    # The paper's stamps are cut on the image's own pixels.
+    at = {axis: getattr(blobs, axis).round() if paper else getattr(blobs, axis) for axis in "xy"}
+    x, y = (middle + getattr(fields, axis)[row] - at[axis][:, None] for axis in "xy")
     cut = slice(middle - half, middle + half)
 
     def image(channels: Tensor, noise: Tensor, part: Tensor | float) -> Tensor:
         """Mean over channels, with `part` of the continuum: (k, stamp, stamp)."""
         number = channels.sum(1, keepdim=True).clamp(min=1)
         flux = (line * channels[:, None]).sum(-1) / number + part * fields.continuum[row]
-        return (fields.dirty(row, x, y, flux) + noise / torch.sqrt(number)[..., None])[:, cut, cut]
+        return (near.dirty(row, x, y, flux * reached) + noise / torch.sqrt(number)[..., None])[:, cut, cut]
 
-    noise = fields.noise(draw, row)
+    noise = near.noise(draw, row)
     focused = image(core, noise, kept)
     sigma = 1.0 / torch.sqrt(width.float())
-    psf = fields.psf()[row][:, cut, cut]
+    psf = None if paper else near.psf()[row][:, cut, cut]
 
     def inputs(stamp: Tensor) -> Tensor:
-        return min_max(stamp) if paper else resnet_input(stamp, psf, sigma * draw.uniform(0.95, 1.05, (k,)))
+        return unit_range(stamp) if paper else resnet_input(stamp, psf, sigma * draw.uniform(0.95, 1.05, (k,)))
 
     stamps = {
         "stamp": focused,
@@ -365,7 +365,7 @@ def _resnet_batch(
         rest = wide & ~core
         # Line image over the width: the core's channels and the wings, whose noise is another.
         number = blobs.fwhm[:, None, None]
-        wings = image(rest, fields.noise(draw, row), 0.05 * draw.normal((k, fields.x.shape[1])))
+        wings = image(rest, near.noise(draw, row), 0.05 * draw.normal((k, fields.x.shape[1])))
         bare = focused if not paper else image(core, noise, 0.0)
         total = (bare * width[:, None, None] + wings * rest.sum(1)[:, None, None]) / number
         cov = _shapes(fields, blobs, inputs(focused), networks) + fields.beam[row]

@@ -34,12 +34,23 @@ def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
 
 
-def load_network(folder: Path, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
-    """The averaged network of a training folder, in evaluation mode, and what is known of its training."""
+def load_network(folder: Path, device: str = "cpu", *, widen: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """The averaged network of a training folder, in evaluation mode, and what is known of its training.
+
+    Parameters
+    ----------
+    folder : Path
+    device : str
+    widen : bool
+        Whether a bottleneck that was held local becomes the two full layers that do the same.
+    """
     checkpoint = read_checkpoint(folder)
     state = checkpoint["deepfocus"]
-    network = build(state["config"]["network"], state["config"]["preset"])
-    network.load_state_dict(averaged_weights(checkpoint))
+    local = bool(state["config"].get("local"))
+    more = {"local": True} if local and not widen else {}
+    network = build(state["config"]["network"], state["config"]["preset"], **more)
+    weights = averaged_weights(checkpoint)
+    network.load_state_dict(network.widened(weights) if local and widen else weights)
     facts = {**state["config"], "steps": checkpoint["global_step"], "minutes": round(state["elapsed"] / 60.0, 1)}
     # Runs of before the second stage know no `start`.
     start = Path(facts.get("start", "")) / facts["network"]

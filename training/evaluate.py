@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Evaluation:
     ideal_asked : Ideal, at the rate that was asked for: a few empty fields cannot tell a rate as low as that
     seconds : float, of the search of one field
     failed : dict, field -> why it could not be searched; these fields are in no score
+    method : str, what searched: 'default', 'paper' or 'decoras'
     """
 
     preset: str
@@ -77,6 +78,7 @@ class Evaluation:
     ideal_asked: Ideal
     seconds: float
     failed: dict[int, str]
+    method: str = "default"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -323,7 +325,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, default=100, help="fields with sources")
     parser.add_argument("--empty", type=int, help="fields without sources, to count false alarms (n / 10)")
     parser.add_argument("--seed", type=int, default=20221121, help="of the fields; not one that was trained on")
-    parser.add_argument("--models", default="", help="folder of networks; the shipped set when empty")
+    parser.add_argument(
+        "--method", default="default", choices=("default", "paper", "decoras"),
+        help="default: this project's; paper: its networks and its flow alone; decoras: its rival's detector",
+    )  # fmt: skip
+    parser.add_argument("--models", default="", help="folder of networks; the method's own when empty")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--mode", default="both", choices=("line", "continuum", "both"))
     parser.add_argument("--minsnr", type=float, default=Options.minsnr)
@@ -334,6 +340,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="", help="folder for fields, tables, figures and scores")
     parser.add_argument("--resume", action="store_true", help="go on with the fields that --out holds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _check_method(method: str, models: str) -> None:
+    """Refuse networks that are for another method."""
+    from casa_deepfocus.models.manifest import read_manifest
+    from casa_deepfocus.models.runner import find_folder
+
+    flow = read_manifest(find_folder(models)).get("flow", "default")
+    if flow != method:
+        raise ParameterError("--models", models, f"its networks are for the method {flow!r}", f"Give --method {flow}")
 
 
 class _Progress:
@@ -360,6 +376,12 @@ def run(args: argparse.Namespace) -> int:
 
     progress = _Progress()
     try:
+        if not args.models and args.method != "default":
+            args.models = args.method
+        _check_method(args.method, args.models)
+        if args.method == "decoras":
+            # It knows no channels: places and boxes alone are compared, as the paper does.
+            args.mode = "continuum"
         search = PipelineSearch(args.models, args.device, args.mode, args.minsnr, args.false_alarms)
         empty = max(1, args.n // 10) if args.empty is None else args.empty
         store = Store(Path(args.out) if args.out else None, recipe_of(args), resume=args.resume)
@@ -367,6 +389,7 @@ def run(args: argparse.Namespace) -> int:
             args.preset, args.n, args.seed, empty=empty, workers=args.workers, search=search, mode=args.mode,
             asked=args.false_alarms, store=store, progress=progress,
         )  # fmt: skip
+        result = replace(result, method=args.method)
         if args.out:
             report.write(result, Path(args.out))
     except DeepFocusError as error:

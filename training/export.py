@@ -24,9 +24,10 @@ from casa_deepfocus.errors import ModelError, ParameterError
 from casa_deepfocus.models.manifest import FORMAT, OUTPUTS, PREPROCESSING, VERSION, input_shape
 from training import validate
 from training.card import model_card
-from training.checkpoint import load_network
+from training.checkpoint import load_network, read_checkpoint
 from training.data import make_batch
 from training.networks import NETWORKS, CompactBlobsFinder, parameter_count
+from training.paperexport import export_paper
 
 log = logging.getLogger("training")
 
@@ -92,8 +93,27 @@ def parity(name: str, network: nn.Module, predict: validate.Predict) -> float:
         return max(float(np.abs(network(x).numpy() - predict(x.numpy())).max()) for x in inputs)
 
 
+def preset_of(run: Path) -> str:
+    """The preset of all networks of a training run.
+
+    Raises
+    ------
+    ParameterError
+        They are of several presets.
+    DataError
+        One is missing.
+    """
+    first = read_checkpoint(run / "blobs_finder")["deepfocus"]["config"]["preset"]
+    names = ("blobs_finder",) if first == "decoras" else NETWORKS
+    presets = {read_checkpoint(run / name)["deepfocus"]["config"]["preset"] for name in names}
+    if len(presets) > 1:
+        problem = f"its networks are of presets {', '.join(sorted(presets))}"
+        raise ParameterError("run", run, problem, "Train all networks of one preset into one folder")
+    return first
+
+
 def export(run: Path, out: Path, *, batches: int = 20) -> dict[str, Any]:
-    """Export all six networks of a training run and measure them.
+    """Export all networks of a training run and measure them; those of the paper by `export_paper`.
 
     Parameters
     ----------
@@ -110,13 +130,11 @@ def export(run: Path, out: Path, *, batches: int = 20) -> dict[str, Any]:
     ModelError
         torch and onnxruntime differ by more than `PARITY`.
     """
+    preset = preset_of(run)
+    if preset != "compact":
+        return export_paper(run, out, preset, batches=batches)
     out.mkdir(parents=True, exist_ok=True)
     loaded = {name: load_network(run / name) for name in NETWORKS}
-    presets = {facts["preset"] for _, facts in loaded.values()}
-    if presets != {"compact"}:
-        raise ParameterError(
-            "run", run, f"its networks are of preset {', '.join(sorted(presets))}", "Only preset 'compact' is exported"
-        )
     entries: dict[str, Any] = {}
     for name, (network, facts) in loaded.items():
         path = out / f"{name}.onnx"

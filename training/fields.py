@@ -7,18 +7,26 @@ plus noise of a known spectrum, and is made directly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
-from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, STAMP
+from casa_deepfocus.core.preprocessing import (
+    PAPER_CHANNELS,
+    PAPER_FIELD,
+    PAPER_PIXELS_PER_BEAM,
+    PAPER_STAMP,
+    PIXELS_PER_BEAM,
+    STAMP,
+)
 from casa_deepfocus.errors import ParameterError
 from sim.psflib import GRID, load_library
 from training.draw import Draw
-from training.maps import FIELD, covariance, determinant, draw_shapes, sky_transform, unit_snr
+from training.maps import FIELD, covariance, draw_shapes, sky_transform, unit_snr
+from training.observed import box_noise, box_sums, draw_sky, line_profile, observe
 from training.spectra import channel_count
 
 
@@ -28,29 +36,28 @@ class Recipe:
 
     Attributes
     ----------
-    side : int, periodic grid [pixel], 51.2 beams wide; field : int, its central part that is looked at
+    side : int, periodic grid [pixel]; field : int, its central part that is looked at
+    near : int, periodic grid [pixel] of stamps: what is farther away than it holds is left out of them
     stamp : int [pixel], side of the ResNets' input
     nchan : int, 0 for another number in each batch
     sources : int, at most in a field
+    pixels_per_beam : float, geometric mean of the beam's FWHM
     """
 
     name: str
     side: int
     field: int
+    near: int
     stamp: int
     nchan: int
     sources: int
-
-    @property
-    def pixels_per_beam(self) -> float:
-        """The library's cells are those of `GRID` pixels of `PIXELS_PER_BEAM` to the beam."""
-        return PIXELS_PER_BEAM * self.side / GRID
+    pixels_per_beam: float
 
 
 RECIPES = {
-    "compact": Recipe("compact", GRID, FIELD, STAMP, 0, 7),
-    # 432 pixels make 8.44 of them a beam: the paper's 0.1 arcsec under its beam of 0.85.
-    "paper": Recipe("paper", 432, 256, 64, 128, 6),
+    "compact": Recipe("compact", GRID, FIELD, GRID, STAMP, 0, 7, PIXELS_PER_BEAM),
+    # A grid of twice the field: no two pixels of the field see each other around its edge.
+    "paper": Recipe("paper", 512, PAPER_FIELD, 256, PAPER_STAMP, PAPER_CHANNELS, 6, PAPER_PIXELS_PER_BEAM),
 }
 
 
@@ -73,6 +80,9 @@ class Fields:
     x, y : (b, n) [pixel of the field]; cov : (b, n, 3) [pixel^2]; fwhm_maj, fwhm_min : (b, n) [beam]; pa [rad]
     line : (b, n, nchan), continuum : (b, n), flux per channel; used : (b, n) bool
     chan, fwhm : (b, n) [channel] of the lines
+    gain : (b, n), primary beam: `line` and `continuum` are apparent
+    white : (b,), share of the noise's rms that is independent from pixel to pixel; not in `amplitude`
+    band : int, highest frequency [1 / side] of the PSF along an axis
     """
 
     recipe: Recipe
@@ -90,6 +100,9 @@ class Fields:
     chan: Tensor
     fwhm: Tensor
     used: Tensor
+    gain: Tensor
+    white: Tensor
+    band: int
 
     @property
     def nchan(self) -> int:
@@ -108,73 +121,98 @@ class Fields:
     def dirty(self, rows: Tensor, x: Tensor, y: Tensor, flux: Tensor) -> Tensor:
         """Noise-free dirty maps of fields `rows`: (k, side, side) of fluxes (k, n) at grid pixels x, y (k, n)."""
         side = self.recipe.side
-        sky = sky_transform(x, y, flux, self.cov[rows], side)
+        sky = sky_transform(x, y, flux, self.cov[rows], side, band=self.band)
         return torch.fft.irfft2(self.weights[rows] * sky, s=(side, side))
 
     def noise(self, draw: Draw, rows: Tensor) -> Tensor:
         """(k, side, side) independent noise of rms 1 of fields `rows`."""
         side = self.recipe.side
-        white = torch.fft.rfft2(draw.normal((len(rows), side, side)))
-        return torch.fft.irfft2(self.amplitude[rows] * white, s=(side, side))
+        spectrum = torch.fft.rfft2(draw.normal((len(rows), side, side)))
+        noise = torch.fft.irfft2(self.amplitude[rows] * spectrum, s=(side, side))
+        if not self.white.any():
+            return noise
+        white = self.white[rows, None, None]
+        return torch.sqrt(1.0 - white**2) * noise + white * draw.normal((len(rows), side, side))
+
+    def close(self, rows: Tensor, x: Tensor, y: Tensor) -> tuple[Fields, Tensor]:
+        """The fields on the grid `recipe.near`, and which sources are in reach of places (k,) there, (k, n) bool.
+
+        A stamp about a place sees a source's sidelobes from the right side as long as they are in reach.
+        """
+        side = self.recipe.near
+        if side == self.recipe.side:
+            return self, torch.ones_like(self.x[rows], dtype=torch.bool)
+        observed = observe(side)
+        b = len(self.x)
+        weights, amplitude = (
+            torch.from_numpy(part).to(self.x.device).expand(b, -1, -1)
+            for part in (observed.weights, observed.amplitude)
+        )
+        reach = (side - self.recipe.stamp) / 2
+        inside = ((self.x[rows] - x[:, None]).abs() < reach) & ((self.y[rows] - y[:, None]).abs() < reach)
+        recipe = replace(self.recipe, side=side)
+        return replace(self, recipe=recipe, weights=weights, amplitude=amplitude, band=observed.band), inside
+
+    def box_response(self, rows: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over boxes (k, field, field) of the dirty images of unit-flux sources (k, n), and the noise's (k,)."""
+        side, corner = self.recipe.side, self.corner
+        b, n = self.x.shape
+        place = [(v + corner).reshape(b * n, 1) for v in (self.x, self.y)]
+        one = torch.ones_like(place[0])
+        sky = sky_transform(*place, one, self.cov.reshape(b * n, 1, 3), side, band=self.band)
+        sky = sky.reshape(b, n, *sky.shape[1:])
+        sums = box_sums(boxes, corner, side, self.weights[0], sky, rows, self.band)
+        return sums, box_noise(boxes, corner, side, self.amplitude[0], self.white[rows], self.band)
 
 
 def draw_fields(draw: Draw, recipe: Recipe, b: int, split: str, *, nchan: int, augment: bool) -> Fields:
     """Fields of a recipe.
 
     `compact`: any array of the library, one to seven sources of line SNR 4-80, half of them with continuum, a third
-    0.4-1.5 beams from another. `paper`: its array and Tables 1 and 2, integrated SNR of the central source 10-100,
-    and pixel-white noise of half of the rms in half of the fields.
+    0.4-1.5 beams from another. `paper`: the simulator's preset (`training.observed`).
 
     Parameters
     ----------
-    augment : bool, mirror and transpose the PSFs (compact)
+    augment : bool, mirror and transpose the PSFs (compact), turn and mirror the skies (paper)
     """
-    paper = recipe.name == "paper"
-    library = load_library(split if not paper else "train")
-    entries = np.zeros(b, int) if paper else draw.integers(len(library), (b,)).cpu().numpy()
-    turn = {}
-    if augment and not paper:
-        turn = {key: draw.chance(0.5, (b,)).cpu().numpy() for key in ("flip", "transpose")}
-    weights, amplitude = (draw.tensor(_resized(part, recipe.side)) for part in library.weights(entries, **turn))
-    weights = weights * (recipe.side / GRID)
-    scale = recipe.pixels_per_beam / PIXELS_PER_BEAM
-    beam = draw.tensor(library.beams(entries, **turn).astype(np.float32)) * scale**2
-    if paper:
-        white = 0.5 * draw.chance(0.5, (b, 1, 1))
-        amplitude = torch.sqrt((1.0 - white**2) * amplitude**2 + white**2)
-    sky = _paper_sources(draw, recipe, b) if paper else _compact_sources(draw, recipe, b)
-    x, y, major, minor, pa, used, level, balance = sky
+    if recipe.name == "paper":
+        return _paper_fields(draw, recipe, b, nchan, augment=augment)
+    library = load_library(split)
+    entries = draw.integers(len(library), (b,)).cpu().numpy()
+    turn = {key: draw.chance(0.5, (b,)).cpu().numpy() for key in ("flip", "transpose")} if augment else {}
+    weights, amplitude = (draw.tensor(part) for part in library.weights(entries, **turn))
+    beam = draw.tensor(library.beams(entries, **turn).astype(np.float32))
+    x, y, major, minor, pa, used, level, balance = _compact_sources(draw, recipe, b)
     n = x.shape[1]
     cov = covariance(major * recipe.pixels_per_beam, minor * recipe.pixels_per_beam, pa)
-    chan = draw.uniform(10.0, 110.0, (b, n)) if paper else draw.uniform(0.03 * nchan, 0.97 * nchan, (b, n))
-    fwhm = draw.uniform(3.0, 10.0, (b, n)) if paper else draw.log_uniform(1.5, max(0.25 * nchan, 2.0), (b, n))
+    chan = draw.uniform(0.03 * nchan, 0.97 * nchan, (b, n))
+    fwhm = draw.log_uniform(1.5, max(0.25 * nchan, 2.0), (b, n))
     offset = torch.arange(nchan, device=x.device) - chan[..., None]
     profile = torch.exp(-0.5 * (offset * FWHM_PER_SIGMA / torch.sqrt(fwhm**2 + 0.69**2)[..., None]) ** 2)
-    if paper:
-        # Brightness at the source's own peak in the integrated image, before the beam: Table 1's ratios.
-        line = level * balance
-        mean = level + line * profile.mean(-1)
-        seen = torch.sqrt(determinant(beam)[:, None] / determinant(cov + beam[:, None]))
-        snr = draw.log_uniform(10.0, 100.0, (b, 1))
-        factor = snr / (np.sqrt(nchan) * (mean * seen)[:, :1])
-        continuum, height = level * factor, line * factor
-    else:
-        unit = unit_snr(cov, beam[:, None])
-        height = level / (unit * torch.sqrt((profile**2).sum(-1)).clamp(min=0.5))
-        continuum = balance / (np.sqrt(nchan) * unit)
+    unit = unit_snr(cov, beam[:, None])
+    height = level / (unit * torch.sqrt((profile**2).sum(-1)).clamp(min=0.5))
+    continuum = balance / (np.sqrt(nchan) * unit)
     line, continuum = profile * (height * used)[..., None], continuum * used
-    return Fields(recipe, weights, amplitude, beam, x, y, cov, major, minor, pa, line, continuum, chan, fwhm, used)
+    return Fields(
+        recipe, weights, amplitude, beam, x, y, cov, major, minor, pa, line, continuum, chan, fwhm, used,
+        torch.ones_like(x), torch.zeros_like(x[:, 0]), recipe.side,
+    )  # fmt: skip
 
 
-def _resized(half_plane: np.ndarray, side: int) -> np.ndarray:
-    """Half-planes (b, GRID, GRID // 2 + 1) on a finer grid of the same field, the rms of their image kept."""
-    if side == GRID:
-        return half_plane
-    out = np.zeros((len(half_plane), side, side // 2 + 1), np.float32)
-    middle = GRID // 2
-    out[:, :middle, :middle] = half_plane[:, :middle, :middle]
-    out[:, -middle + 1 :, :middle] = half_plane[:, middle + 1 :, :middle]
-    return out * np.float32(side / GRID)
+def _paper_fields(draw: Draw, recipe: Recipe, b: int, nchan: int, *, augment: bool) -> Fields:
+    observed = observe(recipe.side)
+    sky = draw_sky(draw, observed, b, recipe.sources, recipe.field, nchan, augment=augment)
+    weights, amplitude, beam = (
+        draw.tensor(part.astype(np.float32)).expand(b, *part.shape)
+        for part in (observed.weights, observed.amplitude, observed.beam)
+    )
+    line = line_profile(sky.chan, sky.fwhm, nchan) * sky.line[..., None]
+    scale = recipe.pixels_per_beam
+    return Fields(
+        recipe, weights, amplitude, beam, sky.x, sky.y, covariance(sky.major, sky.minor, sky.pa), sky.major / scale,
+        sky.minor / scale, sky.pa, line, sky.continuum, sky.chan, sky.fwhm, sky.used, sky.gain, sky.white,
+        observed.band,
+    )  # fmt: skip
 
 
 def _compact_sources(draw: Draw, recipe: Recipe, b: int) -> tuple[Tensor, ...]:
@@ -191,21 +229,6 @@ def _compact_sources(draw: Draw, recipe: Recipe, b: int) -> tuple[Tensor, ...]:
     snr = draw.log_uniform(4.0, 80.0, (b, n))
     continuum = draw.log_uniform(3.0, 80.0, (b, n)) * draw.chance(0.5, (b, n))
     return x, y, major, minor, pa, used, snr, continuum
-
-
-def _paper_sources(draw: Draw, recipe: Recipe, b: int) -> tuple[Tensor, ...]:
-    n, field = recipe.sources, recipe.field
-    used = torch.arange(n, device=draw.device)[None] < 3 + draw.integers(4, (b, 1))
-    # Pixels 100 to 250 of 360 in the central 256.
-    x, y = (draw.uniform(100.0, 250.0, (b, n)) - 0.5 * (360 - field) for _ in range(2))
-    x[:, 0], y[:, 0] = (field / 2 + draw.uniform(-0.5, 0.5, (b,)) for _ in range(2))
-    size = torch.stack([draw.uniform(2.0, 8.0, (b, n)) for _ in range(2)]).sort(0).values / recipe.pixels_per_beam
-    amplitude = draw.uniform(1.0, 5.0, (b, n))
-    ratio = draw.uniform(1.0, 5.0, (b, n))
-    peak = (amplitude * (1.0 + ratio))[:, :1]
-    amplitude = amplitude * (peak / (amplitude * (1.0 + ratio))).clamp(max=1.0)
-    flux = amplitude * (size[0] * size[1])
-    return x, y, size[1], size[0], draw.uniform(0.0, np.pi, (b, n)), used, flux, ratio
 
 
 def channels_of(recipe: Recipe, seed: int, step: int, split: str) -> int:

@@ -22,6 +22,11 @@ def weighted_smooth_l1(prediction: Tensor, target: Tensor, weight: Tensor) -> Te
     return (loss * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """The paper's l1 loss (eq. 6)."""
+    return functional.l1_loss(prediction, target)
+
+
 def weighted_l1(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """The paper's l1 loss (eq. 6), mean over the weights."""
     return ((prediction - target).abs() * weight).sum() / weight.sum().clamp(min=1e-6)
@@ -43,10 +48,18 @@ def ssim(x: Tensor, y: Tensor, *, window: int = 11, sigma: float = 1.5, dynamic_
     """
     offset = torch.arange(window, device=x.device, dtype=x.dtype) - window // 2
     line = torch.exp(-0.5 * (offset / sigma) ** 2)
-    kernel = (line[:, None] * line[None, :] / line.sum() ** 2)[None, None]
+    line = line / line.sum()
+
+    def band(side: int) -> Tensor:
+        # The window at each place of an axis, a row each: two products of matrices cost a tenth of a convolution.
+        start = torch.arange(side - window + 1, device=x.device)
+        rows = torch.zeros((len(start), side), device=x.device, dtype=x.dtype)
+        return rows.scatter_(1, start[:, None] + torch.arange(window, device=x.device), line.expand(len(start), -1))
+
+    down, across = band(x.shape[-2]), band(x.shape[-1]).T
 
     def mean(image: Tensor) -> Tensor:
-        return functional.conv2d(image, kernel)
+        return down @ image @ across
 
     mx, my = mean(x), mean(y)
     vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
@@ -63,6 +76,17 @@ def paper_blobs_finder(prediction: Tensor, target: Tensor, progress: float) -> T
     """The paper's eq. 20: l1 hands over to DSSIM linearly while `progress` goes from 0 to 1."""
     b = min(max(progress, 0.0), 1.0)
     return (1.0 - b) * functional.l1_loss(prediction, target) + b * dssim(prediction, target)
+
+
+def from_entropy(logits: Tensor, target: Tensor, final: Tensor, progress: float) -> Tensor:
+    """Cross entropy that hands over to another loss while `progress` goes from 0 to 1: how the quick schedule starts.
+
+    Targets are 0 nearly everywhere, so that l1 has "nothing anywhere" for a dead end, where the sigmoid has no
+    gradient; a high rate reaches it, or a map of zeros and ones, within 200 steps and does not leave it (Deep
+    GRU: validation loss 0.0550 from step 200 to 600). The cross entropy's gradient does not vanish.
+    """
+    b = min(max(progress, 0.0), 1.0)
+    return (1.0 - b) * functional.binary_cross_entropy_with_logits(logits, target) + b * final
 
 
 def msle(prediction: Tensor, target: Tensor) -> Tensor:

@@ -74,53 +74,115 @@ class PaperUpsampling(nn.Module):
         return self.convolutions(torch.cat([self.bilinear(x), self.learnt(x)], dim=1))
 
 
-class PaperBlobsFinder(_Probability):
-    """Blobs Finder of section 4.1 and Table 3: a convolutional autoencoder with a bottleneck of 1024.
+class LocalBottleneck(nn.Module):
+    """A fully connected bottleneck of `latent` numbers that is held to be the same all over the image.
 
-    Input and output (b, 1, 256, 256); the layers' shapes are those of Table 3.
+    Two fully connected layers from (64, 16, 16) to a latent vector and back, whose weights are those of two
+    convolutions: each of the 16 x 16 cells has latent / 256 numbers of its own, made from itself and its eight
+    neighbours. It has a thousandth of their parameters, and learns in as much less time what turning and mirroring the
+    images teaches them; `dense` gives the two layers, which then learn freely.
+
+    (b, 64, 16, 16) -> (b, 64, 16, 16).
     """
 
-    def __init__(self) -> None:
+    SIDE = 16
+    CHANNELS = 64
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(self.CHANNELS, latent // self.SIDE**2, 3, padding=1)
+        self.up = nn.Conv2d(latent // self.SIDE**2, self.CHANNELS, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x))
+
+    @classmethod
+    def dense(cls, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """State of the two fully connected layers fc1 and fc2 that do the same as these `weights`, by name."""
+        out = {}
+        for name, layer in (("fc1", "down"), ("fc2", "up")):
+            kernel, bias = weights[f"{layer}.weight"].contiguous(), weights[f"{layer}.bias"]
+            size = kernel.shape[1] * cls.SIDE**2
+            # What a convolution makes of every unit image is a column of its matrix.
+            images = torch.eye(size).reshape(size, -1, cls.SIDE, cls.SIDE)
+            out[f"{name}.weight"] = nn.functional.conv2d(images, kernel, padding=1).reshape(size, -1).T.contiguous()
+            out[f"{name}.bias"] = bias.repeat_interleave(cls.SIDE**2)
+        return out
+
+
+class _Autoencoder(_Probability):
+    """What the two autoencoders share: their bottleneck, fully connected or held local, and their input."""
+
+    local: LocalBottleneck | None
+
+    def _bottleneck(self, latent: int, *, local: bool) -> None:
+        self.local = LocalBottleneck(latent) if local else None
+        if not local:
+            self.fc1 = nn.Linear(64 * 16 * 16, latent)
+            self.fc2 = nn.Linear(latent, 64 * 16 * 16)
+
+    def _squeeze(self, x: Tensor) -> Tensor:
+        if self.local is not None:
+            return self.local(x)
+        return self.fc2(self.fc1(x.flatten(1))).reshape(-1, 64, 16, 16)
+
+    @staticmethod
+    def _check(x: Tensor) -> None:
+        if x.shape[-2:] != (256, 256):
+            raise ParameterError("x", tuple(x.shape), "this network takes 256x256 only", "Use preset 'compact'")
+
+    @staticmethod
+    def widened(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights with fully connected layers in place of a local bottleneck, if they have one."""
+        prefix = "local."
+        held = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        if not held:
+            return state
+        return {k: v for k, v in state.items() if not k.startswith(prefix)} | LocalBottleneck.dense(held)
+
+
+class PaperBlobsFinder(_Autoencoder):
+    """Blobs Finder of section 4.1 and Table 3: a convolutional autoencoder with a bottleneck of 1024.
+
+    Input and output (b, 1, 256, 256); the layers' shapes are those of Table 3. `local`: see `LocalBottleneck`.
+    """
+
+    def __init__(self, *, local: bool = False) -> None:
         super().__init__()
         widths = (1, 8, 16, 32, 64)
         self.encoder = nn.ModuleList(
             nn.Sequential(_leaky_block(a, b, stride=2), _leaky_block(b, b))
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.fc1 = nn.Linear(64 * 16 * 16, 1024)
-        self.fc2 = nn.Linear(1024, 64 * 16 * 16)
+        self._bottleneck(1024, local=local)
         widths = (64, 32, 16, 8, 1)
         self.decoder = nn.ModuleList(PaperUpsampling(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.final = nn.Conv2d(1, 1, 1)
 
     def logits(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] != (256, 256):
-            raise ParameterError(
-                "x", tuple(x.shape), "the paper's Blobs Finder takes 256x256 only", "Use preset 'compact'"
-            )
+        self._check(x)
         for block in self.encoder:
             x = block(x)
-        x = self.fc2(self.fc1(x.flatten(1))).reshape(-1, 64, 16, 16)
+        x = self._squeeze(x)
         for block in self.decoder:
             x = block(x)
         return self.final(x)
 
 
-class DecorasBlobsFinder(_Probability):
+class DecorasBlobsFinder(_Autoencoder):
     """The detector of DECORAS (Rezaei et al. 2022) as the paper rebuilt it (section 5.1).
 
     Blobs Finder with a latent space of 256, transposed convolutions alone for the upsampling, and half of the
-    convolutions. Input and output (b, 1, 256, 256).
+    convolutions. Input and output (b, 1, 256, 256). `local`: see `LocalBottleneck`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, local: bool = False) -> None:
         super().__init__()
         widths = (1, 8, 16, 32, 64)
         self.encoder = nn.Sequential(
             *(_leaky_block(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
         )
-        self.fc1 = nn.Linear(64 * 16 * 16, 256)
-        self.fc2 = nn.Linear(256, 64 * 16 * 16)
+        self._bottleneck(256, local=local)
         widths = (64, 32, 16, 8, 8)
         self.decoder = nn.Sequential(
             *(
@@ -135,10 +197,8 @@ class DecorasBlobsFinder(_Probability):
         self.final = nn.Conv2d(8, 1, 1)
 
     def logits(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] != (256, 256):
-            raise ParameterError("x", tuple(x.shape), "this network takes 256x256 only", "Use preset 'compact'")
-        latent = self.fc1(self.encoder(x).flatten(1))
-        return self.final(self.decoder(self.fc2(latent).reshape(-1, 64, 16, 16)))
+        self._check(x)
+        return self.final(self.decoder(self._squeeze(self.encoder(x))))
 
 
 class PaperDeepGRU(_Probability):
@@ -359,7 +419,7 @@ class CompactResNet(nn.Module):
         return self.end(self.head(self.blocks(self.stem(x))))
 
 
-def build(name: str, preset: str = "compact", *, nchan: int = 128) -> nn.Module:
+def build(name: str, preset: str = "compact", *, nchan: int = 128, local: bool = False) -> nn.Module:
     """A network with fresh weights.
 
     Parameters
@@ -367,6 +427,7 @@ def build(name: str, preset: str = "compact", *, nchan: int = 128) -> nn.Module:
     name : str, one of `NETWORKS`
     preset : str, one of `PRESETS`
     nchan : int, channels of the paper's Deep GRU (the compact one takes any number)
+    local : bool, the autoencoders of `paper` and `decoras` with their bottleneck held local (`LocalBottleneck`)
 
     Returns
     -------
@@ -379,9 +440,9 @@ def build(name: str, preset: str = "compact", *, nchan: int = 128) -> nn.Module:
     if preset == "decoras":
         if name != "blobs_finder":
             raise ParameterError("name", name, "preset 'decoras' has none", "It has blobs_finder only")
-        return DecorasBlobsFinder()
+        return DecorasBlobsFinder(local=local)
     if name == "blobs_finder":
-        return PaperBlobsFinder() if preset == "paper" else CompactBlobsFinder()
+        return PaperBlobsFinder(local=local) if preset == "paper" else CompactBlobsFinder()
     if name == "deep_gru":
         return PaperDeepGRU(nchan) if preset == "paper" else CompactDeepGRU()
     if preset == "paper":

@@ -16,30 +16,33 @@ from training import paper
 from training.evaluate import Evaluation
 from training.score import summary
 
+WHO = {"default": "ours", "paper": "the paper's, retrained", "decoras": "decoras, retrained"}
+"""What searched, in the tables."""
+
 
 def table4(result: Evaluation) -> Table:
     """Detection: the paper's Table 4, and ours by its counting, one to one, and by the physical protocol."""
     d, p, e = result.score.deepfocus, result.score.physical, result.errors
     strict, lenient = e["deepfocus"], {k.removesuffix("_lenient"): v for k, v in e["deepfocus"].items()}
-    iou = d["mean_iou"], strict["mean_iou"]
+    iou, who = (d["mean_iou"], strict["mean_iou"]), WHO[result.method]
     rows: list[tuple[Any, ...]] = [
         (f"paper: {name}", tp, fp, fn, precision, np.nan, recall, np.nan, mean_iou, np.nan)
         for name, tp, fp, fn, precision, recall, mean_iou in paper.TABLE4
     ]
     for label, tp, fp, errors, precision, recall, overlap in (
         (
-            "ours, the paper's counting", d["true_positives_lenient"], d["false_positives_lenient"], lenient,
+            f"{who}, the paper's counting", d["true_positives_lenient"], d["false_positives_lenient"], lenient,
             d["precision_lenient"], d["recall_lenient"], iou,
         ),
         (
-            "ours, one to one", d["true_positives"], d["false_positives"], strict, d["precision"], d["recall"], iou,
+            f"{who}, one to one", d["true_positives"], d["false_positives"], strict, d["precision"], d["recall"], iou,
         ),
         (
-            "ours, physical", p["true_positives"], p["false_positives"], e["physical"], p["precision"], p["recall"],
+            f"{who}, physical", p["true_positives"], p["false_positives"], e["physical"], p["precision"], p["recall"],
             (np.nan, np.nan),
         ),
         (
-            "ours, physical, SNR >= 5", _bright(p)[0], p["false_positives"], e["physical"] | {"precision": np.nan},
+            f"{who}, physical, SNR >= 5", _bright(p)[0], p["false_positives"], e["physical"] | {"precision": np.nan},
             np.nan, p["recall_snr5"], (np.nan, np.nan),
         ),
     ):  # fmt: skip

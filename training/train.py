@@ -2,7 +2,8 @@
 
 A budget (minutes or steps per network) sets the schedule, so that two CPU cores and a GPU run the same command.
 Preset `compact`: AdamW, warm-up, then a cosine to `final_lr`. Presets `paper` and `decoras`: Adam, a warm-up over
-ten iterations to a constant rate, eq. 20 over the budget. What is exported is the moving average of the weights.
+ten iterations to a constant rate, eq. 20 over the budget; `--quick`: a schedule that learns on two cores in hours
+(docs/training.md). What is exported is the moving average of the weights.
 
 `--stage 2 --from RUN` trains each network but the first on what its predecessors of RUN predict (section 4.5).
 """
@@ -32,7 +33,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from casa_deepfocus.errors import ParameterError
 from training import losses
 from training.checkpoint import CHECKPOINT, averaged_weights, load_network, read_checkpoint
-from training.data import make_batch
+from training.data import KEPT, kept_batch, make_batch
 from training.networks import NETWORKS, PRESETS, RESNETS, build
 
 log = logging.getLogger("training")
@@ -43,7 +44,14 @@ LEARNING_RATE = {
     "blobs_finder": 3e-3, "deep_gru": 4e-3, "fwhm_maj": 3e-3, "fwhm_min": 3e-3, "pa": 3e-3, "flux": 3e-3
 }  # fmt: skip
 PAPER_LEARNING_RATE = 1e-4
+QUICK_EXAMPLES = 6400
+"""Stamps of the quick schedule's ResNets: the paper has 13512 sources to train on."""
+
+QUICK_LEARNING_RATE = {"blobs_finder": 3e-3, "deep_gru": 1e-3, **{name: 2e-3 for name in RESNETS}}
 PAPER_WARMUP = 10
+QUICK_ENTROPY = {"blobs_finder": 1.0, "deep_gru": 0.5}
+"""Part of the budget over which the quick schedule hands over from the cross entropy to the paper's loss."""
+
 STAGE2_LEARNING_RATE = 0.2
 """The compact preset's second stage continues at this part of the first one's rate."""
 
@@ -63,7 +71,9 @@ class Config:
 
     `minutes` and `steps` are budgets over all runs together (0: no limit; one of them must be given). `start` is
     the run whose weights training starts from, and whose predictions the second stage sees. `batch` is that of one
-    device; `devices` and `strategy` are Lightning's.
+    device; `devices` and `strategy` are Lightning's. `quick`: the schedule of `compact` for the paper's networks;
+    `examples`: so many that come again and again, all of them kept (0: none comes twice);
+    `local`: the bottleneck of an autoencoder is held local.
     """
 
     network: str
@@ -84,6 +94,9 @@ class Config:
     devices: int = 1
     strategy: str = "auto"
     stage: int = 1
+    quick: bool = False
+    examples: int = 0
+    local: bool = False
     start: str = ""
     commit: str = ""
 
@@ -116,7 +129,7 @@ class Training(lightning.LightningModule):
         self.config = config
         self.folder = folder
         torch.manual_seed(config.seed)
-        self.network = build(config.network, config.preset).to(memory_format=torch.channels_last)
+        self.network = build(config.network, config.preset, local=config.local).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.network, avg_fn=self._follow, use_buffers=True).requires_grad_(False)
         self.elapsed = 0.0
         self.history: list[float] = []
@@ -132,6 +145,8 @@ class Training(lightning.LightningModule):
     def start_from(self, folder: Path) -> None:
         """Take over the averaged weights of another run."""
         weights = averaged_weights(read_checkpoint(folder))
+        if self.paper and self.config.network == "blobs_finder" and not self.config.local:
+            weights = self.network.widened(weights)
         self.network.load_state_dict(weights)
         self.average.module.load_state_dict(weights)
 
@@ -156,22 +171,39 @@ class Training(lightning.LightningModule):
     def loss(self, network: nn.Module, step: int, split: str) -> Tensor:
         """Loss of one batch."""
         c = self.config
-        batch = make_batch(
-            c.network, c.seed, step, c.batch, split, str(self.device), preset=c.preset,
-            predecessors=self.predecessors(),
-        )  # fmt: skip
+        if c.examples and split == "train":
+            step %= max(c.examples // c.batch, 1)
+            batch = kept_batch(c.network, c.seed, step, c.batch, str(self.device), c.preset)
+        else:
+            batch = make_batch(
+                c.network, c.seed, step, c.batch, split, str(self.device), preset=c.preset,
+                predecessors=self.predecessors(),
+            )  # fmt: skip
         inputs = batch.inputs
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        if c.preset == "decoras":
-            return losses.msle(network(inputs), batch.target)
-        if self.paper and c.network == "blobs_finder":
-            return losses.paper_blobs_finder(network(inputs), batch.target, self.progress)
-        if self.paper:
+        if self.paper and c.network in RESNETS:
             return losses.weighted_l1(network(inputs), batch.target, batch.weight)
+        if self.paper:
+            return self._paper_loss(network.logits(inputs), batch.target)
         if c.network in RESNETS:
             return losses.weighted_smooth_l1(network(inputs), batch.target, batch.weight)
         return losses.weighted_bce(network.logits(inputs), batch.target, batch.weight)
+
+    def _paper_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The paper's losses of probabilities; the quick schedule starts each with the cross entropy."""
+        c, found = self.config, torch.sigmoid(logits)
+        if c.preset == "decoras":
+            final = losses.msle(found, target)
+        elif c.network == "deep_gru":
+            final = losses.l1(found, target)
+        elif not c.quick:
+            return losses.paper_blobs_finder(found, target, self.progress)
+        else:
+            final = losses.dssim(found, target)
+        if not c.quick:
+            return final
+        return losses.from_entropy(logits, target, final, self.progress / QUICK_ENTROPY[c.network])
 
     @property
     def progress(self) -> float:
@@ -185,7 +217,8 @@ class Training(lightning.LightningModule):
         c = self.config
         if self.paper:
             decay = 1e-5 if c.network == "deep_gru" else 0.0
-            return torch.optim.Adam(self.network.parameters(), lr=c.learning_rate, weight_decay=decay)
+            # Fused: a step of 34 million parameters is a pass over the memory, not ten.
+            return torch.optim.Adam(self.network.parameters(), lr=c.learning_rate, weight_decay=decay, fused=True)
         return torch.optim.AdamW(self.network.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
 
     def on_train_start(self) -> None:
@@ -197,7 +230,7 @@ class Training(lightning.LightningModule):
             return -1
         c = self.config
         rate = c.learning_rate * min(1.0, (self.global_step + 1) / c.warmup)
-        if not self.paper:
+        if not self.paper or c.quick:
             rate *= c.final_lr + (1.0 - c.final_lr) * 0.5 * (1.0 + math.cos(math.pi * self.progress))
         for group in self.optimizers().param_groups:
             group["lr"] = rate
@@ -232,7 +265,8 @@ class Training(lightning.LightningModule):
         recent = self.history[-10:]
         # The paper's rule (section 4.5); under the cosine it waits for the schedule's second half.
         worse = bool(recent) and value >= sum(recent) / len(recent)
-        self.bad_checks = self.bad_checks + 1 if worse and (self.paper or self.progress > 0.5) else 0
+        constant = self.paper and not self.config.quick
+        self.bad_checks = self.bad_checks + 1 if worse and (constant or self.progress > 0.5) else 0
         self.history.append(value)
         train = sum(self._losses) / max(len(self._losses), 1)
         row = {
@@ -292,14 +326,24 @@ def choose_device(device: str) -> str:
     return device
 
 
-def configure(network: str, preset: str = "compact", *, stage: int = 1, **options: Any) -> Config:
-    """A network's settings under a preset; `options` are other fields of `Config`, batch 0 is the preset's own."""
+def configure(
+    network: str, preset: str = "compact", *, stage: int = 1, quick: bool = False, **options: Any
+) -> Config:
+    """A network's settings under a preset; `options` are other fields of `Config`.
+
+    Batch and learning rate 0 are the preset's own.
+    """
     compact = preset == "compact"
-    rate = LEARNING_RATE[network] * (STAGE2_LEARNING_RATE if stage == 2 else 1.0) if compact else PAPER_LEARNING_RATE
+    rate = LEARNING_RATE[network] if compact else QUICK_LEARNING_RATE[network] if quick else PAPER_LEARNING_RATE
+    if stage == 2 and (compact or quick):
+        rate *= STAGE2_LEARNING_RATE
+    rate = options.pop("learning_rate", 0.0) or rate
     batch = options.pop("batch", 0) or (BATCH if compact else PAPER_BATCH)[network]
-    defaults = {} if compact else {"warmup": PAPER_WARMUP}
+    defaults: dict[str, Any] = {} if compact or quick else {"warmup": PAPER_WARMUP}
+    if quick and stage == 1 and network in RESNETS:
+        defaults["examples"] = min(QUICK_EXAMPLES, KEPT * batch)
     return Config(
-        network=network, preset=preset, stage=stage, batch=batch, learning_rate=rate, commit=git_commit(),
+        network=network, preset=preset, stage=stage, batch=batch, learning_rate=rate, commit=git_commit(), quick=quick,
         **{**defaults, **options},
     )  # fmt: skip
 
@@ -322,6 +366,10 @@ def check(config: Config) -> None:
         raise ParameterError("networks", c.network, "it is the first of the pipeline and has no second stage")
     if not (c.minutes > 0 or c.steps > 0):
         raise ParameterError("minutes", c.minutes, "a budget is needed", "Give --minutes or --steps above 0")
+    if c.local and (c.preset == "compact" or c.network != "blobs_finder"):
+        raise ParameterError("local", c.local, "only the autoencoders of 'paper' and 'decoras' have a bottleneck")
+    if c.examples and (c.stage == 2 or c.examples > KEPT * c.batch):
+        raise ParameterError("examples", c.examples, f"at most {KEPT} batches are kept, and none of the second stage")
     if c.devices < 1:
         raise ParameterError("devices", c.devices, "must be at least 1")
 
@@ -396,6 +444,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, default=1, help="how many of them, each on a batch of its own")
     parser.add_argument("--strategy", default="auto", help="Lightning's, e.g. ddp")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--quick", action="store_true", help="paper, decoras: few steps, a high rate that falls")
+    parser.add_argument("--local", action="store_true", help="paper, decoras: Blobs Finder's bottleneck held local")
+    parser.add_argument("--examples", type=int, default=-1, help="that come again; 0: none, -1: the schedule's own")
+    parser.add_argument("--learning-rate", type=float, default=0.0, help="highest; 0: the preset's own")
     parser.add_argument("--tensorboard", action="store_true")
 
 
@@ -418,6 +470,8 @@ def run(args: argparse.Namespace) -> int:
         config = configure(
             name, args.preset, stage=args.stage, start=args.start, seed=args.seed, minutes=args.minutes,
             steps=args.steps, batch=args.batch, device=args.device, devices=args.devices, strategy=args.strategy,
+            quick=args.quick, local=args.local, learning_rate=args.learning_rate,
+            **({} if args.examples < 0 else {"examples": args.examples}),
         )  # fmt: skip
         train(config, args.out, tensorboard=args.tensorboard, stop_at=args.stop_at)
     if args.stage == 2:

@@ -21,6 +21,16 @@ PIXELS_PER_BEAM = 5.0
 STAMP = 32
 """Side of a ResNet's input [working pixels]."""
 
+PAPER_PIXELS_PER_BEAM = 8.24
+"""The same for the paper's networks: its beam of 0.76 by 0.89 arcsec on its pixels of 0.1 arcsec."""
+
+PAPER_FIELD = 256
+PAPER_STAMP = 64
+"""Sides of the paper's Blobs Finder's and ResNets' inputs [its working pixels] (section 4.4)."""
+
+PAPER_CHANNELS = 128
+"""Length of the paper's Deep GRU's input."""
+
 TARGET_SMOOTHING = 0.5
 """Sources are drawn in Blobs Finder's target at FWHM^2 = true^2 + (TARGET_SMOOTHING beam)^2."""
 
@@ -206,6 +216,43 @@ def resnet_input(stamp: Any, psf: Any, sigma: Any) -> Any:
             out[..., index, :, :] = plane
         return out
     return np.stack(planes, axis=-3).astype(np.float32)
+
+
+def unit_range(images: Any) -> Any:
+    """Images scaled to [0, 1], each by its own extremes: what the paper's Blobs Finder and ResNets see.
+
+    Parameters
+    ----------
+    images : (b, H, W) float32 [any unit], finite
+
+    Returns
+    -------
+    (b, 1, H, W) float32; zeros for an image of one value
+    """
+    flat = images.reshape(len(images), -1)
+    low, high = (getattr(flat, name)(1) for name in ("amin", "amax")) if hasattr(flat, "amax") else (
+        flat.min(1), flat.max(1)
+    )  # fmt: skip
+    span = high - low
+    # Where there is no span there is nothing to scale either.
+    span = span + (span == 0)
+    return ((images - low[:, None, None]) / span[:, None, None])[:, None]
+
+
+def standard_spectrum(spectra: Any) -> Any:
+    """Spectra of mean 0 and standard deviation 1: what the paper's Deep GRU sees (section 4.4 ii).
+
+    Parameters
+    ----------
+    spectra : (b, nchan) float32 [any unit], finite
+
+    Returns
+    -------
+    same shape; zeros for a spectrum of one value
+    """
+    centred = spectra - spectra.mean(1)[:, None]
+    spread = ((centred**2).mean(1) ** 0.5)[:, None]
+    return centred / (spread + (spread == 0))
 
 
 def stamp_peak(stamp: Any) -> Any:

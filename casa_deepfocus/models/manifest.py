@@ -7,6 +7,7 @@ measured scores. What is used of it is described by `manifest.schema.json`.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,42 @@ PREPROCESSING = {
 """The function of core.preprocessing that makes each network's input."""
 
 
-def input_shape(name: str, planes: tuple[str, ...]) -> tuple[int | str, ...]:
-    """`INPUTS` with the number of planes filled in."""
-    return tuple(len(planes) if length == "planes" else length for length in INPUTS[name])
+@dataclass(frozen=True)
+class Contract:
+    """What the networks of a flow take and give.
+
+    Attributes
+    ----------
+    inputs, outputs : dict, shapes by network, as `INPUTS` and `OUTPUTS`
+    preprocessing : dict, function of core.preprocessing by network
+    pixels_per_beam : float, of the working pixels
+    """
+
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: dict[str, tuple[int | str, ...]]
+    preprocessing: dict[str, str]
+    pixels_per_beam: float
+
+
+_SIDE, _STAMP, _LENGTH = preprocessing.PAPER_FIELD, preprocessing.PAPER_STAMP, preprocessing.PAPER_CHANNELS
+_MAP: dict[str, tuple[int | str, ...]] = {"blobs_finder": ("batch", 1, _SIDE, _SIDE)}
+
+FLOWS = {
+    "default": Contract(INPUTS, OUTPUTS, PREPROCESSING, preprocessing.PIXELS_PER_BEAM),
+    "paper": Contract(
+        {**{name: ("batch", 1, _STAMP, _STAMP) for name in INPUTS}, **_MAP, "deep_gru": ("batch", _LENGTH)},
+        {**OUTPUTS, **_MAP, "deep_gru": ("batch", _LENGTH)},
+        {name: "standard_spectrum" if name == "deep_gru" else "unit_range" for name in INPUTS},
+        preprocessing.PAPER_PIXELS_PER_BEAM,
+    ),
+    "decoras": Contract(_MAP, _MAP, {"blobs_finder": "unit_range"}, preprocessing.PAPER_PIXELS_PER_BEAM),
+}
+"""What a set of networks is for, as its manifest's `flow` says (absent: default); see `pipeline.FLOWS`."""
+
+
+def input_shape(name: str, planes: tuple[str, ...], flow: str = "default") -> tuple[int | str, ...]:
+    """The input's shape of the flow's contract with the number of planes filled in."""
+    return tuple(len(planes) if length == "planes" else length for length in FLOWS[flow].inputs[name])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -71,12 +105,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     problem = _against_schema(manifest)
     if problem:
         raise ModelError(f"{path} {problem}. {REMEDY}")
-    if manifest["pixels_per_beam"] != preprocessing.PIXELS_PER_BEAM:
+    contract = FLOWS[manifest.get("flow", "default")]
+    if manifest["pixels_per_beam"] != contract.pixels_per_beam:
         raise ModelError(
             f"{path}: these networks expect {manifest['pixels_per_beam']} pixels per beam, the package prepares "
-            f"{preprocessing.PIXELS_PER_BEAM}. {REMEDY}"
+            f"{contract.pixels_per_beam}. {REMEDY}"
         )
-    for name, function in PREPROCESSING.items():
+    for name, function in contract.preprocessing.items():
         wanted = manifest["networks"][name]["preprocessing"]
         if wanted != function:
             raise ModelError(

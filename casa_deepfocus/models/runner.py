@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core import preprocessing
 from casa_deepfocus.errors import MissingDependencyError, ModelError, ParameterError
-from casa_deepfocus.models.manifest import INPUTS, OUTPUTS, input_shape, read_manifest
+from casa_deepfocus.models.manifest import FLOWS, INPUTS, input_shape, read_manifest
 from casa_deepfocus.models.onnxfile import has_external_data
 
 SHIPPED = "compact"
+REBUILT = ("paper", "decoras")
+"""Sets of networks that are made from the paper's, not shipped with the wheel."""
+
 HALO = 144
 """[working pixels] `halo` of a manifest that does not say: that of the compact Blobs Finder."""
 
@@ -53,11 +56,14 @@ class OnnxNetwork:
     name : str
     session : onnxruntime.InferenceSession
     planes : tuple of str, what Blobs Finder sees, of `preprocessing.PLANES`
+    flow : str, of `FLOWS`
     """
 
-    def __init__(self, name: str, session: Any, planes: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, session: Any, planes: tuple[str, ...] = (), flow: str = "default") -> None:
         self.name = name
-        self.shape = input_shape(name, planes)
+        self.flow = flow
+        self.shape = input_shape(name, planes, flow)
+        self._output_shape = FLOWS[flow].outputs[name]
         self._session = session
         self._input = session.get_inputs()[0].name
         self._output = session.get_outputs()[0].name
@@ -67,11 +73,11 @@ class OnnxNetwork:
 
         Parameters
         ----------
-        inputs : float32, of `shape`, made by `PREPROCESSING[name]`
+        inputs : float32, of `shape`, made by the contract's function
 
         Returns
         -------
-        float32, shape `OUTPUTS[name]`
+        float32, of the contract's shape
         """
         inputs = np.ascontiguousarray(inputs, dtype=np.float32)
         self._check(inputs.shape)
@@ -84,7 +90,7 @@ class OnnxNetwork:
         if parts:
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
         lengths = dict(zip(self.shape, inputs.shape, strict=True))
-        return np.empty([lengths[n] if isinstance(n, str) else n for n in OUTPUTS[self.name]], np.float32)
+        return np.empty([lengths[n] if isinstance(n, str) else n for n in self._output_shape], np.float32)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         wanted = self.shape
@@ -94,27 +100,37 @@ class OnnxNetwork:
         text = "(" + ", ".join(str(want) for want in wanted) + ")"
         if not fits:
             raise ParameterError("inputs", shape, f"network {self.name} takes arrays of shape {text}")
-        if self.name == "blobs_finder" and (shape[2] % 16 or shape[3] % 16):
+        if "height" in wanted and (shape[2] % 16 or shape[3] % 16):
             raise ParameterError(
                 "inputs", shape, "the height and width of a Blobs Finder map must be multiples of 16", "Pad the map"
             )
+
+
+class NoNetwork:
+    """In place of a network that a flow has not."""
+
+    def __init__(self, name: str, flow: str) -> None:
+        self.name, self.flow = name, flow
+
+    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise ModelError(f"the networks of flow {self.flow!r} have no {self.name}")
 
 
 @dataclass(frozen=True)
 class OnnxNetworks:
     """The six networks of docs/architecture.md ("Networks") and what is known about them.
 
-    `info` holds preset, folder, device, threads, thresholds, pixels_per_beam, halo, planes, commit and version.
+    `info` holds preset, flow, folder, device, threads, thresholds, pixels_per_beam, halo, planes, commit and version.
     `halo` [working pixels]: how far Blobs Finder looks, rounded up to a multiple of 16; tiles must overlap by it.
     `planes`: what it sees, of `preprocessing.PLANES`.
     """
 
     blobs_finder: OnnxNetwork
-    deep_gru: OnnxNetwork
-    fwhm_maj: OnnxNetwork
-    fwhm_min: OnnxNetwork
-    pa: OnnxNetwork
-    flux: OnnxNetwork
+    deep_gru: OnnxNetwork | NoNetwork
+    fwhm_maj: OnnxNetwork | NoNetwork
+    fwhm_min: OnnxNetwork | NoNetwork
+    pa: OnnxNetwork | NoNetwork
+    flux: OnnxNetwork | NoNetwork
     info: dict[str, Any]
 
 
@@ -124,7 +140,7 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
     Parameters
     ----------
     models : str
-        '' or 'compact' for the shipped set, else a folder with a manifest.json.
+        '' or 'compact' for the shipped set, 'paper' or 'decoras' for the paper's, else a folder with a manifest.json.
     device : str
         'cpu', 'cuda', or 'auto': the GPU where onnxruntime has one, else the CPU.
 
@@ -141,20 +157,21 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
         raise ParameterError("device", device, "no such device", f"Choose one of {', '.join(DEVICES)}")
     folder = find_folder(models)
     manifest = read_manifest(folder)
-    files = {name: _checked_file(folder, name, manifest["networks"][name]) for name in INPUTS}
+    flow = manifest.get("flow", "default")
+    files = {name: _checked_file(folder, name, manifest["networks"][name]) for name in FLOWS[flow].inputs}
     onnxruntime = _onnxruntime()
     providers = choose_providers(device, onnxruntime.get_available_providers())
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
                   MAXIMUM_THREADS)  # fmt: skip
     planes = tuple(manifest["networks"]["blobs_finder"].get("planes", ("dirty",)))
-    networks = {}
+    networks: dict[str, Any] = {name: NoNetwork(name, flow) for name in INPUTS}
     used = set()
     for name, data in files.items():
         path = folder / manifest["networks"][name]["file"]
         session = _session(onnxruntime, path, data, providers, threads)
         used.add(session.get_providers()[0])
-        _check_shapes(path, name, session, planes)
-        networks[name] = OnnxNetwork(name, session, planes)
+        _check_shapes(path, name, session, planes, flow)
+        networks[name] = OnnxNetwork(name, session, planes, flow)
         _try_out(path, networks[name])
     on_gpu = used == {"CUDAExecutionProvider"}
     if device == "cuda" and not on_gpu:
@@ -164,6 +181,7 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
         )  # fmt: skip
     info = {
         "preset": manifest["preset"],
+        "flow": flow,
         "folder": str(folder),
         "device": "cuda" if on_gpu else "cpu",
         "threads": threads,
@@ -179,9 +197,18 @@ def load_networks(models: str = "", device: str = "auto") -> OnnxNetworks:
 
 
 def find_folder(models: str = "") -> Path:
-    """The folder that `models` names; the shipped one for '' and 'compact'."""
+    """The folder that `models` names; the shipped one for '' and 'compact', a checkout's for 'paper' and 'decoras'."""
     if models in ("", SHIPPED):
         return Path(__file__).parent / SHIPPED
+    here = Path(__file__).parent / models
+    if models in REBUILT and not (Path(models) / "manifest.json").is_file():
+        if here.is_dir():
+            return here
+        raise ParameterError(
+            "models", models, "these networks are not in this installation",
+            f"Train them in a checkout (docs/training.md, 'The paper's networks'), and give the folder that "
+            f"`python -m training export --out` wrote, or let it be {here}",
+        )  # fmt: skip
     folder = Path(models).expanduser()
     if not folder.is_dir():
         raise ParameterError(
@@ -260,11 +287,11 @@ def _session(onnxruntime: ModuleType, path: Path, data: bytes, providers: list[s
         raise ModelError(f"{path} is no network that onnxruntime can load: {error}") from error
 
 
-def _check_shapes(path: Path, name: str, session: Any, planes: tuple[str, ...]) -> None:
+def _check_shapes(path: Path, name: str, session: Any, planes: tuple[str, ...], flow: str) -> None:
     """Compare the graph's shapes with the contract; free lengths may have any name."""
     contract = (
-        ("input", session.get_inputs(), input_shape(name, planes)),
-        ("output", session.get_outputs(), OUTPUTS[name]),
+        ("input", session.get_inputs(), input_shape(name, planes, flow)),
+        ("output", session.get_outputs(), FLOWS[flow].outputs[name]),
     )
     for kind, nodes, want in contract:
         shapes = [list(node.shape) for node in nodes]
@@ -284,16 +311,7 @@ def _try_out(path: Path, network: OnnxNetwork) -> None:
     ModelError
         Its answer is not finite, or nothing that the network can mean.
     """
-    side = preprocessing.STAMP
-    y, x = np.mgrid[:side, :side] - side // 2
-    beam = np.exp(-4.0 * np.log(2.0) * (x**2 + y**2) / preprocessing.PIXELS_PER_BEAM**2).astype(np.float32)[None]
-    snr = np.float32(TRIAL_SNR) * beam
-    if network.name == "blobs_finder":
-        inputs = preprocessing.blobs_finder_input(np.repeat(snr[:, None], int(network.shape[1]), axis=1))
-    elif network.name == "deep_gru":
-        inputs = preprocessing.deep_gru_input(snr[:, side // 2])
-    else:
-        inputs = preprocessing.resnet_input(snr, beam, np.ones(1, np.float32))
+    inputs = _trial_input(network)
     try:
         answer = network(inputs)
     except Exception as error:  # onnxruntime raises classes of its own
@@ -304,3 +322,23 @@ def _try_out(path: Path, network: OnnxNetwork) -> None:
             f"{path}: network {network.name} answers {answer.min():.3g} to {answer.max():.3g} about a source of "
             f"{TRIAL_SNR:g} sigma; its answers lie from {low:.3g} to {high:.3g}. Train and export it again"
         )
+
+
+def _trial_input(network: OnnxNetwork) -> NDArray[np.float32]:
+    """What a network sees of a source of the beam's shape and `TRIAL_SNR`, in the middle of a clean image."""
+    contract = FLOWS[network.flow]
+    side = next((n for n in network.shape[2:] if isinstance(n, int)), preprocessing.STAMP)
+    y, x = np.mgrid[:side, :side] - side // 2
+    beam = np.exp(-4.0 * np.log(2.0) * (x**2 + y**2) / contract.pixels_per_beam**2).astype(np.float32)[None]
+    snr = np.float32(TRIAL_SNR) * beam
+    made = contract.preprocessing[network.name]
+    if made == "blobs_finder_input":
+        return preprocessing.blobs_finder_input(np.repeat(snr[:, None], int(network.shape[1]), axis=1))
+    if made == "unit_range":
+        return preprocessing.unit_range(snr)
+    if made == "deep_gru_input":
+        return preprocessing.deep_gru_input(snr[:, side // 2])
+    if made == "standard_spectrum":
+        line = np.exp(-4.0 * np.log(2.0) * (np.arange(network.shape[1]) - int(network.shape[1]) // 2) ** 2 / 25.0)
+        return preprocessing.standard_spectrum(line[None].astype(np.float32))
+    return preprocessing.resnet_input(snr, beam, np.ones(1, np.float32))

@@ -45,6 +45,7 @@ from casa_deepfocus.pipeline.lines import (
 )
 from casa_deepfocus.pipeline.measure import measure_fluxes, measure_shapes
 from casa_deepfocus.pipeline.outside import Outside
+from casa_deepfocus.pipeline.paper import run_decoras, run_paper
 from casa_deepfocus.pipeline.result import in_units, report
 from casa_deepfocus.pipeline.state import (
     MIN_LINE_CHANNELS,
@@ -72,6 +73,10 @@ had 1.37."""
 __all__ = ["MIN_LINE_CHANNELS", "MODES", "Networks", "Options", "Result", "SourceDetail", "collapse", "run"]
 
 
+FLOWS = {"paper": run_paper, "decoras": run_decoras}
+"""The flows of other sets of networks, by what their manifest says; `run` itself is 'default'."""
+
+
 def run(
     cube: Cube,
     networks: Networks,
@@ -85,7 +90,7 @@ def run(
     Parameters
     ----------
     cube : Cube, not corrected for the primary beam
-    networks : Networks
+    networks : Networks; `info["flow"]` says what they are for: ours (the default) or one of `FLOWS`
     options : Options, optional
     log : Log, for one line a step, and warnings
     progress : callable on (round's name, number of sources so far), optional
@@ -100,6 +105,9 @@ def run(
         The cube holds no data, or mode 'line' is asked of an image without a spectrum.
     """
     options = options or Options()
+    flow = networks.info.get("flow", "default")
+    if flow != "default":
+        return FLOWS[flow](cube, networks, options, log=log)
     # Small matrices: threads of the linear algebra only wait for each other, and change the last bits.
     with threadpool_limits(limits=1, user_api="blas"):
         return _run(cube, networks, options, log, progress)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.boxes import Box
 from casa_deepfocus.core.component import Component
+from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.flux import continuum_image, line_emission_image, line_flux, off_line_weights
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE, shape_to_covariance
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
@@ -47,7 +48,7 @@ def measure_fluxes(search: Search, found: Sequence[Focused]) -> None:
     for item in found:
         stamp = item.stamp
         if item.candidate is not None:
-            image, x, y = _line_image(search, item.component)
+            image, x, y = line_image(search.fit.residual, search.sigma, search.cube, item.component)
             stamp = resample_stamp(image, x, y, scale, STAMP)
         stamps.append(stamp)
     # The mask cuts off what the flux network was not shown: outside it, the focused image stands.
@@ -68,9 +69,18 @@ def measure_fluxes(search: Search, found: Sequence[Focused]) -> None:
             component.cont = flux
 
 
-def _line_image(search: Search, component: Component) -> tuple[NDArray, float, float]:
-    """The line-emission image of eq. 19 on a crop around a source, and the source's place in it."""
-    cube, residual = search.cube, search.fit.residual
+def line_image(
+    residual: NDArray, sigma: NDArray, cube: Cube, component: Component
+) -> tuple[NDArray, float, float]:  # fmt: skip
+    """The line-emission image of eq. 19 on a crop around a source, and the source's place (x, y) in it.
+
+    Parameters
+    ----------
+    residual : (nchan, ny, nx) [Jy/beam], the dirty cube, or what others have left of it
+    sigma : (nchan,) [Jy/beam]
+    cube : Cube, for its beam
+    component : Component, whose shape and line make the mask
+    """
     observed = observed_covariance(component.covariance, cube.beam_covariance())
     slices, mask = source_mask(
         residual.shape, component.x, component.y, observed, component.chan, component.fwhm
@@ -82,8 +92,8 @@ def _line_image(search: Search, component: Component) -> tuple[NDArray, float, f
     box = Box(0, 0, part.shape[2] - 1, part.shape[1] - 1)
     peak = Peak(component.chan, component.fwhm, 1.0, *span)
     model = fit_continuum_under_line(extract_spectrum(part, box), [peak])
-    weights = off_line_weights(cube.nchan, [span], search.sigma)
+    weights = off_line_weights(cube.nchan, [span], sigma)
     relative = relative_continuum(model, cube.nchan, weights)
-    continuum = continuum_image(part, [span], search.sigma)
+    continuum = continuum_image(part, [span], sigma)
     image = line_emission_image(part, whole, np.nan_to_num(continuum), relative)
     return image, component.x - slices[2].start, component.y - slices[1].start

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from casa_deepfocus import __version__
@@ -19,7 +20,7 @@ from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
 from casa_deepfocus.core.rotation import is_one_source
 from casa_deepfocus.pipeline.blobs import line_cube
-from casa_deepfocus.pipeline.state import Clock, Result, Search, SourceDetail
+from casa_deepfocus.pipeline.state import Clock, Networks, Result, Search, SourceDetail
 
 
 def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, clock: Clock) -> Result:
@@ -36,7 +37,7 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     kept = np.flatnonzero(reliable >= search.options.reliability)
     search.count("unreliable", len(sources) - kept.size)
     sources, parts = [sources[index] for index in kept], [parts[index] for index in kept]
-    _number_groups(sources, search.beam)
+    number_groups(sources, search.beam)
     table = cat.build(sources, reliable[kept], cube)
     if search.cube.nchan != cube.nchan:
         table["chan0"], table["chan1"] = 0, cube.nchan - 1
@@ -47,14 +48,12 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
         detail = _detail(search, source, members, cube, (int(row["chan0"]), int(row["chan1"])))
         detail.name = str(row["name"])
         details.append(detail)
-        table["ra_max"][number], table["dec_max"][number] = cat.sky_position(cube, *_maximum(detail, source, cube))
+        place = brightest_place(detail, source, cube)
+        table["ra_max"][number], table["dec_max"][number] = cat.sky_position(cube, *place)
         for member in members:
-            _add_to_mask(mask, member, cube, search.options.minsnr)
+            add_to_mask(mask, member, cube, search.options.minsnr)
     noise = search.sigma if search.cube is cube else sigma
-    info = search.networks.info
-    table.meta["noise"] = float(np.nanmedian(noise))
-    table.meta["software"] = f"casa_deepfocus {__version__}"
-    table.meta["models"] = " ".join(str(info[key]) for key in ("preset", "commit") if key in info)
+    note_run(table, noise, search.networks)
     search.counts["sources"] = len(table)
     search.counts["components"] = len(search.components)
     return Result(
@@ -75,7 +74,14 @@ def in_units(result: Result, unit: float) -> None:
             image *= np.float32(unit)
 
 
-def _add_to_mask(mask: NDArray[np.bool_], component: Component, cube: Cube, minsnr: float) -> None:
+def note_run(table: Table, noise: NDArray, networks: Networks) -> None:
+    """What made a catalogue, into its meta; `noise` (nchan,) [Jy/beam]."""
+    table.meta["noise"] = float(np.nanmedian(noise))
+    table.meta["software"] = f"casa_deepfocus {__version__}"
+    table.meta["models"] = " ".join(str(networks.info[key]) for key in ("preset", "commit") if key in networks.info)
+
+
+def add_to_mask(mask: NDArray[np.bool_], component: Component, cube: Cube, minsnr: float) -> None:
     """Set the voxels of a component: its dilated 3D model, and the whole band where it has a continuum."""
     observed = observed_covariance(np.maximum(component.covariance, [0, 0, -np.inf]), cube.beam_covariance())
     spans = [(component.chan, component.fwhm)] if component.has_line else []
@@ -86,7 +92,7 @@ def _add_to_mask(mask: NDArray[np.bool_], component: Component, cube: Cube, mins
         mask[slices] |= part
 
 
-def _maximum(detail: SourceDetail, source: Component, cube: Cube) -> tuple[float, float]:
+def brightest_place(detail: SourceDetail, source: Component, cube: Cube) -> tuple[float, float]:
     """(x, y) of the brightest place of a focused image within half the observed size of a source."""
     observed = observed_covariance(np.maximum(source.covariance, [0, 0, -np.inf]), cube.beam_covariance())
     reach = 0.5 * float(covariance_to_shape(observed)[0])
@@ -101,7 +107,7 @@ def _maximum(detail: SourceDetail, source: Component, cube: Cube) -> tuple[float
     return fx + detail.focused_origin[0], fy + detail.focused_origin[1]
 
 
-def _number_groups(components: Sequence[Component], beam: float) -> None:
+def number_groups(components: Sequence[Component], beam: float) -> None:
     """Blend groups: chains of sources within a beam of each other."""
     for number, component in enumerate(components):
         component.group = number
