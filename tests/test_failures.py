@@ -48,7 +48,7 @@ sys.modules[module.__name__] = module
 TYPED = {
     "sdeepfocus(mode='nonsense')": "mode='nonsense': is not allowed",
     "sdeepfocus(viz='x.ms')": "unexpected keyword argument 'viz'. Do you mean vis?",
-    "sdeepfocus(*range(99))": "takes 49 arguments but 99 were given",
+    "sdeepfocus(*range(99))": f"takes {len(params.sdeepfocus().names)} arguments but 99 were given",
     "sdeepfocus(minsnr='five')": "minsnr='five': has the wrong type. Give a number",
     "sdeepfocus(vis=list(range(100000)))": "vis=[0, 1, 2, 3, 4, 5, ...]: has the wrong type",
     "sdeepfocus(imagename='nowhere.image')": "imagename='nowhere.image': does not exist",

@@ -263,10 +263,11 @@ def test_packed_files_are_read_as_plain_ones():
 
 def test_a_packed_companion_is_used(tmp_path):
     write("x.fits", RADIO, shape=(40, 48))
-    write("pb.fits", SKY, data=np.full((40, 48), 0.5, "f4"))
+    response = np.linspace(1.0, 0.5, 48, dtype="f4") * np.ones((40, 1), "f4")
+    write("pb.fits", SKY, data=response)
     with open("pb.fits", "rb") as plain, gzip.open("x.pb.fits.gz", "wb") as packed:
         shutil.copyfileobj(plain, packed)
-    assert (images.read_cube("x.fits")[0].pb == 0.5).all()
+    assert (images.read_cube("x.fits")[0].pb == response).all()
 
 
 def test_an_axis_that_nobody_knows_is_named_and_the_advice_works():

@@ -244,7 +244,7 @@ def test_the_papers_networks_go_through_export_and_runner(trained, exported):
     out, manifest = exported
     networks = runner.load_networks(str(out), "cpu")
     assert networks.info["flow"] == networks.info["preset"] == manifest["flow"] == "paper"
-    assert manifest["networks"]["blobs_finder"]["parameters"] == (189043 if manifest["networks"]["blobs_finder"]["training"].get("local") else 33756207)
+    assert manifest["networks"]["blobs_finder"]["parameters"] == 189043
     total = sum(path.stat().st_size for path in out.iterdir())
     assert total < 60e6 and (out / "LOSS.png").stat().st_size > 1000
     batch = make_batch("pa", 3, 0, 4, "val", preset="paper")

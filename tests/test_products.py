@@ -278,7 +278,7 @@ def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
     rg = regionmanager()
     with images.opened("unknown.fits") as ia:
         csys = ia.coordsys()
-        region = rg.fromtext(text.splitlines()[1], [64, 48, 8], csys.torecord())
+        region = rg.fromtext(text.splitlines()[2], [64, 48, 8], csys.torecord())
         box = ia.boundingbox(region)
         csys.done()
         rg.done()

@@ -73,7 +73,7 @@ def test_the_parameters_that_the_readme_names_exist():
 
 
 def test_the_products_that_the_readme_names_are_written():
-    source = (ROOT / "casa_deepfocus" / "casa" / "products.py").read_text("utf-8")
+    source = (ROOT / "casa_deepfocus" / "casa" / "outfiles.py").read_text("utf-8")
     named = set(re.findall(r"`<outfile>(\.[\w.]+)`", (ROOT / "README.md").read_text("utf-8")))
     assert len(named) >= 8
     assert {ending for ending in named if f'"{ending}"' not in source} == set()

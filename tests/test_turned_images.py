@@ -97,7 +97,7 @@ def test_an_elongated_source_has_its_place_and_angle_on_the_sky(rotation, mirror
     rg = regionmanager()
     with images.opened("x.fits") as ia:
         csys = ia.coordsys()
-        region = rg.fromtext(Path("x.crtf").read_text().splitlines()[1], [N, N, 1], csys.torecord())
+        region = rg.fromtext(Path("x.crtf").read_text().splitlines()[2], [N, N, 1], csys.torecord())
         part = ia.subimage("", region=region)
         inside = part.getchunk(getmask=True)[:, :, 0].T.astype(float)
         corner = ia.boundingbox(region)["blc"]

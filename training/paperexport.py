@@ -290,8 +290,8 @@ def _held(entry: dict[str, Any]) -> list[str]:
     training = entry["training"]
     if training.get("local"):
         return [
-            "Blobs Finder's bottleneck was held local to the end (docs/training.md): in place of the two full layers of",
-            "Table 3 (33756207 parameters in all) the file has the two convolutions that do the same.",
+            "Blobs Finder's bottleneck was held local to the end (docs/training.md): in place of the two full layers",
+            "of Table 3 (33756207 parameters in all) the file has the two convolutions that do the same.",
         ]
     if "before" in training:
         return ["Of the two numbers of Blobs Finder, the first is with its bottleneck held local (docs/training.md)."]
