@@ -119,6 +119,12 @@ def test_channels_that_no_window_has_are_not_taken_for_the_last(tiny_ms, value):
     inputs.check({"vis": str(tiny_ms), "datacolumn": "data", "spw": "0:5~7"})
 
 
+@pytest.mark.parametrize("name", ["imagename", "psf", "pb"])
+def test_a_folder_is_no_image(tiny_images, name):
+    given = {"imagename": f"{tiny_images}.image"} | {name: "."}
+    refused(ParameterError, f"{name}='.'", "folder", **given)
+
+
 def test_what_is_no_measurement_set_is_said_before_the_outfile(tiny_ms):
     refused(DataError, "vis='.'", "measurement set", vis=".", datacolumn="data")
 

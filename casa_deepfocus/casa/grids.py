@@ -102,6 +102,11 @@ class Template:
         return found
 
 
+def is_table(folder: str) -> bool:
+    """Whether a folder is one of casacore's tables: an image, a measurement set, a component list."""
+    return os.path.exists(os.path.join(folder, "table.dat"))
+
+
 @contextmanager
 def opened(name: str) -> Iterator[Any]:
     """An image tool attached to a CASA or FITS image, closed afterwards.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import companions, images, outfiles, selection, staging
+from casa_deepfocus.casa import companions, grids, images, outfiles, selection, staging
 from casa_deepfocus.casa.measurementset import Survey
 from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.models import runner
@@ -100,6 +100,11 @@ def check(parameters: Mapping[str, Any]) -> Request:
             )
         if values[name] and not os.path.exists(values[name]):
             raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
+    for name in ("imagename", "psf", "pb"):
+        if os.path.isdir(values[name] or "") and not grids.is_table(values[name]):
+            raise ParameterError(
+                name, values[name], "is a folder and no CASA image", "Give an image: a CASA one, or a FITS file"
+            )
     tclean = {name: values[name] for name in params.tclean_names()}
     warnings: tuple[str, ...] = ()
     surveys: tuple[Survey, ...] = ()

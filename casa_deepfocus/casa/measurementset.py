@@ -18,6 +18,7 @@ from casatools import ms as mstool
 from casatools import msmetadata, table
 from numpy.typing import NDArray
 
+from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
 
 SELECTION = {
@@ -165,7 +166,7 @@ def columns(name: str) -> tuple[str, ...]:
         raise DataError(
             f"vis={name!r} is a file, no measurement set: importuvfits makes one of UVFITS; give an image as imagename"
         )
-    if not os.path.exists(os.path.join(name, "table.dat")):
+    if not is_table(name):
         way = "importasdm makes one of an ASDM" if os.path.exists(os.path.join(name, "ASDM.xml")) else "check the path"
         raise DataError(f"vis={name!r} is a folder, no measurement set: {way}")
     tb = table()

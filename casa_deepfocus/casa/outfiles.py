@@ -16,6 +16,7 @@ from pathlib import Path
 
 from casa_deepfocus import __version__
 from casa_deepfocus.casa import images
+from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.errors import ParameterError, ProductError
 
 SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".html", ".png")
@@ -94,7 +95,7 @@ def check_name(prefix: str) -> str:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise ProductError(f"outfile={prefix!r}: the folder {folder!r} does not exist; make it first")
-    if os.path.exists(os.path.join(folder, "table.dat")):
+    if is_table(folder):
         raise ParameterError("outfile", prefix, f"lies inside {folder!r}, a table of CASA's", "Choose another folder")
     _check_length(prefix, folder)
     try:

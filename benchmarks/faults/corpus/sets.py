@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.faults import sets
 from benchmarks.faults.case import Case, Trial
+from sim.casa_backend import casa_tool
 
 REFUSED: tuple[tuple[dict[str, Any], tuple[tuple[str, ...], ...]], ...] = (
     ({"pblimit": 1.5}, (("pblimit",),)),
@@ -108,8 +109,12 @@ def _data(folder: Path, shared: Path, *, change: Any, words: Any = None, may: bo
 
 
 def _empty(folder: Path, shared: Path) -> Trial:
-    name = sets.copy(shared, folder, change=lambda tb: tb.removerows(list(range(tb.nrows()))))
-    return Trial({"vis": name, **sets.IMAGE}, words=((name,), ("visibilities", "rows")))
+    with casa_tool("table", shared / "plain.ms") as tb:
+        tb.copy(str(folder / "plain.ms"), deep=True, norows=True).done()
+    for path in (shared / "plain.ms").iterdir():
+        if path.is_dir() and not (folder / "plain.ms" / path.name).is_dir():
+            shutil.copytree(path, folder / "plain.ms" / path.name)
+    return Trial({"vis": "plain.ms", **sets.IMAGE}, words=(("plain.ms",), ("visibilities", "rows")))
 
 
 def _corrected(folder: Path, shared: Path) -> Trial:
