@@ -66,8 +66,6 @@ def _load_casa_configuration() -> None:
 
 
 CASA_HOME = _casa_environment()
-# A job in the background of a shell ignores Ctrl-C, which tests send.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +76,11 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def whole_numbers() -> Iterator[None]:
-    """Training lets the processor take subnormal numbers for zero; hypothesis, and what a test compares, need them."""
+def fresh_process() -> Iterator[None]:
+    """What other tests, and the shell, may have left: libraries' handlers of Ctrl-C, or none in a background job;
+    training lets the processor take subnormal numbers for zero, and hypothesis needs them.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     torch = sys.modules.get("torch")
     if torch is not None:
