@@ -33,7 +33,7 @@ from casa_deepfocus.casa.grids import (
 )
 from casa_deepfocus.casa.headers import header_beam, table_beams
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
+from casa_deepfocus.core.geometry import GAUSSIAN_AREA, covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.psf import fit_beam as psf_covariance
 from casa_deepfocus.core.psf import gaussian_psf
 from casa_deepfocus.core.skyframe import jacobian, transform
@@ -41,9 +41,6 @@ from casa_deepfocus.errors import DataError, ParameterError
 
 SLAB = 2**24
 """Pixels that are read or written at a time (the tool works in double precision)."""
-
-BEAM_AREA = np.pi / (4.0 * np.log(2.0))
-"""Area of a Gaussian beam [product of its FWHM]."""
 
 Log = Callable[..., None]
 
@@ -350,7 +347,7 @@ def _without_pb_correction(
         False where there is no primary beam, and `pb` is 1.
     """
     if given:
-        if consistency.is_corrected(data, pb, template, BEAM_AREA * float(np.median(widths)), log):
+        if consistency.is_corrected(data, pb, template, GAUSSIAN_AREA * float(np.median(widths)), log):
             data *= np.where(pb > 0, pb, np.float32(np.nan))
             log(f"{template.name} is corrected for the primary beam: multiplied by it again, so that the noise is flat")
         else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from casa_deepfocus.core.geometry import GAUSSIAN_AREA
 from casa_deepfocus.core.noise import MAD_TO_SIGMA, SAMPLE
 
 MATTERS = 0.5
@@ -127,6 +128,6 @@ def _fitted(part: NDArray, beam: float) -> Background | None:
     if sigma == 0.0:
         return None
     background = Background(float(found[0]), float(found[1]), float(found[2]), sigma)
-    beams = max(kept.sum() / max(1.1331 * beam**2, 1.0), 1.0)
+    beams = max(kept.sum() / max(GAUSSIAN_AREA * beam**2, 1.0), 1.0)
     sure = background.largest > SURE / np.sqrt(beams)
     return background if sure and background.largest > MATTERS else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_AREA
 from casa_deepfocus.core.noise import blank_to_zero, robust_rms
 from casa_deepfocus.core.psf import place_psf
 
@@ -118,7 +118,7 @@ def measure_power(cube: Cube, psf: NDArray, sigma: NDArray) -> NoisePower | None
         # Every plane counts by its area, whatever its noise is.
         power += np.abs(fft.rfft2(inside, s=grid)) ** 2 * (total / float((inside**2).sum()))
         windows += np.abs(fft.rfft2(window, s=grid)) ** 2
-    if area < LEAST_AREA * 1.1331 * beam**2:
+    if area < LEAST_AREA * GAUSSIAN_AREA * beam**2:
         return None
     covariances = _candidates(cube.beam_covariance())
     seen = fft.irfft2(windows, s=grid)
