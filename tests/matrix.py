@@ -24,7 +24,7 @@ RESULTS = ROOT / ".matrix"
 MINORS = (10, 11, 12)
 """Pythons 3.x that pyproject.toml allows."""
 
-SHORT = ("check", "end_to_end", "failures", "inputs", "models_runner", "packaging", "params", "shell", "taskbuilder")
+SHORT = ("check", "end_to_end", "failures", "inputs", "models_runner", "packaging", "params", "taskbuilder")
 """tests/test_<name>.py of the short suite: what differs between Pythons and their CASA, numpy and onnxruntime."""
 
 EXTRAS = {"short": "casa,test", "whole": "casa,sim,test"}
