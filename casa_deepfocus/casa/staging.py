@@ -90,7 +90,7 @@ class Workspace:
         _synchronize(self.staged)
         with signals.held() as pending:
             try:
-                (self.path / OLD).mkdir()
+                os.mkdir(self.path / OLD)
                 _write_through(self.path / MOVING, {"base": base, "moves": moves})
                 for ending, goes, comes in moves:
                     target = os.path.join(folder, base + ending)
