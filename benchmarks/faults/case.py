@@ -49,7 +49,6 @@ class Trial:
     meta : dict, values that the catalogue's meta must have
     outfile : str, prefix of the products
     after : callable on the folder, returns what is wrong with what is left there, '' if nothing
-    shell : bool, the call is made through the shell's task
     """
 
     parameters: dict[str, Any]

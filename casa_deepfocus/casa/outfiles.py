@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from casa_deepfocus import __version__
-from casa_deepfocus.casa import images
+from casa_deepfocus.casa.companions import find_companion
 from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.errors import ParameterError, ProductError
 
@@ -186,8 +186,8 @@ def sources(vis: Sequence[str], imagename: str, psf: str, pb: str) -> list[str]:
     """Everything that a run reads, with the companions that are found by name."""
     if not imagename:
         return list(vis)
-    companions = (psf or images.find_companion(imagename, "psf"), pb or images.find_companion(imagename, "pb"))
-    return [imagename, *(name for name in companions if name)]
+    beside = (psf or find_companion(imagename, "psf"), pb or find_companion(imagename, "pb"))
+    return [imagename, *(name for name in beside if name)]
 
 
 def _check_length(prefix: str, folder: str) -> None:

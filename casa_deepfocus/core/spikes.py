@@ -34,6 +34,12 @@ LEAST_NEIGHBOURS = 5
 LARGEST = 2
 """More bad pixels side by side are none: something there is narrower than the beam is said to be."""
 
+LOBE = 1.5
+"""How far [FWHM of the beam] a source may be from a pixel: a Gaussian main lobe has fallen to 0.002 there."""
+
+SEEN = 1e-3
+"""Where the brightest neighbour sees less than this of a source, the source is another pixel's."""
+
 OFFSETS = 8
 """Places in a pixel, along an axis, that a source is tried at at most."""
 
@@ -72,8 +78,7 @@ class Guess:
         dy, dx = np.mgrid[-HALF : HALF + 1, -HALF : HALF + 1].reshape(2, -1)
         around = (dy != 0) | (dx != 0)
         self.places = np.stack([dx[around], dy[around]], axis=1)
-        # A source may be as far away as its main lobe reaches.
-        reach = int(np.ceil(1.5 * float(covariance_to_shape(beam)[0]))) + HALF
+        reach = int(np.ceil(LOBE * float(covariance_to_shape(beam)[0]))) + HALF
         steps = np.arange(-reach * OFFSETS, reach * OFFSETS + 1) / OFFSETS
         steps = steps[:: max(1, len(steps) // PLACES)]
         self._sources = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
@@ -92,8 +97,7 @@ class Guess:
             some = np.linalg.solve(covariance, self._beam(places))
             seen = self._beam(places[None] - self._sources[:, None])
             error = np.abs(self._beam(self._sources) - seen @ some) / np.maximum(seen.max(axis=1), 1e-12)
-            # Where a neighbour sees a thousandth of a source, the pixel sees less: the source is another's.
-            counted = seen.max(axis=1) > 1e-3
+            counted = seen.max(axis=1) > SEEN
             weights = np.zeros(len(known))
             weights[known] = some
             self._made[key] = weights, float(error[counted].max())
