@@ -73,9 +73,8 @@ def _unit(unit: str, factor: float | None, folder: Path, shared: Path) -> Trial:
 
 
 def _beam(cards: dict[str, Any], words: Any, folder: Path, shared: Path) -> Trial:
-    field = fields.image()
-    header = fields.write_field(folder, field, cards=cards, kinds=("data", "pb"))
     if words is not None:
+        fields.write_field(folder, fields.image(), cards=cards, kinds=("data", "pb"))
         return Trial({"imagename": "x.fits"}, words=(("x.fits",), *words))
     # The Gaussian is not this image's PSF: its sidelobes may be found, and are not asked about.
     plain = _plain_gaussian()
