@@ -58,5 +58,28 @@ def test_place_psf_keeps_the_centre(shape):
 def test_response_and_stamp_agree():
     psf = gaussian_psf([[0.8, 0.5, 60.0]], 0.1, (96, 96))
     imager = Imager(psf, (48, 48))
-    assert imager.response(0, 3, -2) == pytest.approx(float(imager.stamp(0, 20)[23, 18]))
-    assert imager.response(0, 1000, 0) == 0.0
+    assert imager.response(0, (30.0, 33.0), (32.0, 30.0)) == pytest.approx(float(imager.stamp(0, 20)[23, 18]))
+    assert imager.response(0, (0.0, 1000.0), (0.0, 0.0)) == 0.0
+
+
+class Tilted:
+    """K(x, x0) = (1 + x / 40) / (1 + x0 / 40): an image that was divided by a tilted noise."""
+
+    def on(self, x, y, x0, y0):
+        return np.tile((1.0 + x / 40.0) / (1.0 + x0 / 40.0), (len(y), 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 0.0])
+def test_a_modulation_changes_what_is_far_from_a_source(tolerance):
+    cube = np.repeat(gaussian_psf([[2.8, 2.5, 60.0]], 0.1, (96, 96)), 3, axis=0)
+    imager = Imager(cube, (48, 48), tolerance=tolerance, modulation=Tilted())
+    plain, modulated = np.zeros((2, 3, 48, 48), np.float32)
+    transform = gaussian_transform(imager.grid, 30.0, 12.0, np.zeros(3))[None]
+    spectrum = np.array([[-2.0, 0.0, -1.0]])
+    Imager(cube, (48, 48), tolerance=tolerance).subtract(plain, transform, spectrum)
+    imager.subtract(modulated, transform, spectrum, [(30.0, 12.0)])
+    assert plain[0, 12, 30] > 1.0
+    factor = (1.0 + np.arange(48) / 40.0) / (1.0 + 30.0 / 40.0)
+    np.testing.assert_allclose(modulated, plain * factor, atol=1e-5)
+    expected = float(cube[0][48, 48 - 20]) * factor[10]
+    assert imager.response(0, (10.0, 12.0), (30.0, 12.0)) == pytest.approx(expected, rel=1e-5)

@@ -142,13 +142,24 @@ class _Group:
         double = (2 * self.stamp.size, 2 * self.stamp.size)
         kernel = np.fft.ifftshift(imager.stamp(self._reference_channel(), self.stamp.size))
         self.kernel = fft.rfft2(kernel, s=double)
+        columns, rows = self.stamp.x0 + np.arange(self.stamp.size), self.stamp.y0 + np.arange(self.stamp.size)
+        self._modulated = lambda c: imager.modulated(c.x, c.y, columns, rows)
+        self.start_modulated = [self._modulated(c) for c in components]
         self.start = [c.vector() for c in components]
         self.start_spectra = np.array(
             [self._spectra(c, v)["total"] for c, v in zip(components, self.start, strict=True)]
         )
         images = np.stack([self.stamp.images(v)[0] for v in self.start])
         self.start_images = images.reshape(len(components), -1)
-        self.start_dirty = self.stamp.through_psf(images, self.kernel).reshape(len(components), -1)
+        self.start_dirty = self._dirty(images).reshape(len(components), -1)
+
+    def _dirty(self, images: NDArray, modulated: Sequence[NDArray | None] | None = None) -> NDArray:
+        """Dirty images (n, ..., size, size) of the components' images, by default of those of the group."""
+        dirty = self.stamp.through_psf(images, self.kernel)
+        for image, factor in zip(dirty, self.start_modulated if modulated is None else modulated, strict=True):
+            if factor is not None:
+                image *= factor
+        return dirty
 
     def subtract_start(self) -> None:
         """Take the components as they start off the residual, where nobody has done so yet."""
@@ -168,7 +179,7 @@ class _Group:
 
     def _images(self, components: Sequence[Component]) -> tuple[NDArray, NDArray]:
         images = np.stack([self.stamp.images(c.vector())[0] for c in components])
-        dirty = self.stamp.through_psf(images, self.kernel)
+        dirty = self._dirty(images, [self._modulated(c) for c in components])
         return images.reshape(len(components), -1), dirty.reshape(len(components), -1)
 
     def _totals(self, components: Sequence[Component]) -> NDArray[np.float64]:
@@ -193,7 +204,7 @@ class _Group:
         both = np.concatenate([flat, self.start_images])
         linear = (change * (both @ self.residual.T)).sum(axis=0)
         dirty = np.concatenate(
-            [self.stamp.through_psf(images, self.kernel).reshape(len(vectors), -1), self.start_dirty]
+            [self._dirty(images).reshape(len(vectors), -1), self.start_dirty]
         )
         products = both @ dirty.T
         quadratic = np.einsum("ic,ij,jc->c", change, products, change)
@@ -221,7 +232,7 @@ class _Group:
         images = np.stack([self.stamp.images(v) for v in vectors])  # component, field, y, x
         ncomp = len(vectors)
         flat = images.reshape(ncomp * 6, -1)
-        dirty = self.stamp.through_psf(images, self.kernel).reshape(ncomp * 6, -1)
+        dirty = self._dirty(images).reshape(ncomp * 6, -1)
         products = flat @ dirty.T
         products = 0.5 * (products + products.T)
         spectra = [self._spectra(c, v) for c, v in zip(self.components, vectors, strict=True)]
@@ -320,7 +331,7 @@ class _Group:
         """Carry the change of the fit into the residual, on the stamp: the next group sees it."""
         vectors = [c.vector() for c in self.components]
         images = np.stack([self.stamp.images(v)[0] for v in vectors])
-        dirty = self.stamp.through_psf(images, self.kernel)
+        dirty = self._dirty(images)
         old = self.start_dirty.reshape(dirty.shape)
         new = np.array([self._spectra(c, v)["total"] for c, v in zip(self.components, vectors, strict=True)])
         rows, columns, part = self.stamp.overlap()
@@ -332,7 +343,7 @@ class _Group:
         """Errors and signal to noise of the components, from the Fisher matrix at the solution."""
         vectors = [c.vector() for c in self.components]
         images = np.stack([self.stamp.images(v)[0] for v in vectors])
-        responses = (images * self.stamp.through_psf(images, self.kernel)).sum(axis=(1, 2))
+        responses = (images * self._dirty(images)).sum(axis=(1, 2))
         gradient, fisher, names = self.normal_equations(vectors)
         _, fisher_prior, _ = self._with_prior(gradient, fisher, names, vectors)
         covariance = _inverse(fisher_prior)
@@ -454,7 +465,7 @@ class JointFit:
             # A hundredth of a per cent of a source's own peak, and of the noise, is left out.
             faint = np.abs(spectra) * np.sqrt(self.weights) < np.minimum(1e-4 * peaks, 1e-2)
             spectra = np.where(faint, 0.0, spectra)
-            self.imager.subtract(self.residual, transforms, spectra)
+            self.imager.subtract(self.residual, transforms, spectra, [(c.x, c.y) for c in components])
         return self.residual
 
     def fit(self, components: Sequence[Component], *, sweeps: int = 3, iterations: int = 10) -> None:
@@ -537,7 +548,7 @@ class JointFit:
         """
         group = self._group([component])
         images = group.stamp.images(component.vector())[1:3]
-        dirty = group.stamp.through_psf(images, group.kernel).reshape(2, -1)
+        dirty = group._dirty(images[None])[0].reshape(2, -1)
         images = images.reshape(2, -1)
         moved = component.line_spectrum(group.nchan) * (np.arange(group.nchan) - component.chan)
         gradient = images @ ((self.weights * moved) @ group.residual)

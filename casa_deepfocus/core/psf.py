@@ -6,12 +6,15 @@ function; the PSF, known out to twice the field, turns the circular convolution 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
+from casa_deepfocus.core.modulation import Modulation
 from casa_deepfocus.errors import DataError
 
 
@@ -196,11 +199,20 @@ class Imager:
     shape : (ny, nx) of the image
     tolerance : float, relative rms to which the PSFs may be represented by a few principal ones;
         0 makes every channel's convolution by itself
+    modulation : Modulation, optional
+        What a source's dirty image is multiplied by, over the image
     """
 
-    def __init__(self, psf: NDArray[np.float32], shape: tuple[int, int], tolerance: float = 1e-4) -> None:
+    def __init__(
+        self,
+        psf: NDArray[np.float32],
+        shape: tuple[int, int],
+        tolerance: float = 1e-4,
+        modulation: Modulation | None = None,
+    ) -> None:
         self.psf = psf
         self.shape = shape
+        self.modulation = modulation
         self.grid = (fft.next_fast_len(2 * shape[0], real=True), fft.next_fast_len(2 * shape[1], real=True))
         basis: tuple[NDArray, NDArray | None] | None = None
         if psf.shape[0] == 1:
@@ -226,14 +238,37 @@ class Imager:
         """(2 half, 2 half) PSF of a channel around its centre, which comes to pixel (half, half)."""
         return np.fft.fftshift(place_psf(self.plane(chan), (2 * half, 2 * half)))
 
-    def response(self, chan: int, dy: float, dx: float) -> float:
-        """PSF of a channel at an offset [pixel]; 0 where it is not known."""
+    def response(self, chan: int, place: tuple[float, float], source: tuple[float, float]) -> float:
+        """Dirty image, at a place (x, y) [pixel], of a point of unit flux at another; 0 where the PSF is not known."""
         plane = self.plane(chan)
-        row, column = round(plane.shape[0] // 2 + dy), round(plane.shape[1] // 2 + dx)
-        inside = 0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]
-        return float(plane[row, column]) if inside else 0.0
+        row = round(plane.shape[0] // 2 + place[1] - source[1])
+        column = round(plane.shape[1] // 2 + place[0] - source[0])
+        if not (0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]):
+            return 0.0
+        modulated = self.modulated(*source, np.array([place[0]]), np.array([place[1]]))
+        return float(plane[row, column]) * (1.0 if modulated is None else float(modulated[0, 0]))
 
-    def subtract(self, data: NDArray[np.float32], transforms: NDArray[np.complex64], spectra: NDArray) -> None:
+    def modulated(
+        self, x0: float, y0: float, x: NDArray | None = None, y: NDArray | None = None
+    ) -> NDArray[np.float32] | None:
+        """What the dirty image of a source at (x0, y0) [pixel] is multiplied by, at columns x and rows y.
+
+        Returns
+        -------
+        (rows, columns) float32, of the whole image by default; None where it is 1 everywhere
+        """
+        if self.modulation is None:
+            return None
+        columns = np.arange(self.shape[1]) if x is None else x
+        return self.modulation.on(columns, np.arange(self.shape[0]) if y is None else y, x0, y0)
+
+    def subtract(
+        self,
+        data: NDArray[np.float32],
+        transforms: NDArray[np.complex64],
+        spectra: NDArray,
+        places: Sequence[tuple[float, float]] = (),
+    ) -> None:
         """Subtract the dirty images of separable sources from a cube, in place.
 
         Parameters
@@ -241,27 +276,39 @@ class Imager:
         data : (nchan, ny, nx) float32 [Jy/beam]
         transforms : (nsource, gy, gx//2 + 1) complex64, `gaussian_transform` on `grid`
         spectra : (nsource, nchan) [Jy, apparent]
+        places : nsource of (x, y) [pixel], their centres; needed where there is a modulation
         """
+        factors = [self.modulated(*place) for place in places] if self.modulation is not None else [None] * len(spectra)
         if self._kernels is None:
-            self._subtract_channels(data, transforms, spectra)
+            self._subtract_channels(data, transforms, spectra, factors)
             return
         ny, nx = self.shape
-        for transform, spectrum in zip(transforms, np.asarray(spectra, dtype=np.float32), strict=True):
+        for transform, spectrum, factor in zip(transforms, np.asarray(spectra, np.float32), factors, strict=True):
             used = np.flatnonzero(spectrum)
             if used.size == 0:
                 continue
             dirty = fft.irfft2(transform * self._kernels, s=self.grid, workers=-1)[:, :ny, :nx]
+            if factor is not None:
+                dirty *= factor
             mixing = spectrum[:, None] if self._mixing is None else spectrum[:, None] * self._mixing
             for start in range(0, used.size, 16):
                 part = used[start : start + 16]
                 data[part] -= np.tensordot(mixing[part], dirty, axes=1)
 
-    def _subtract_channels(self, data: NDArray, transforms: NDArray, spectra: NDArray) -> None:
+    def _subtract_channels(
+        self, data: NDArray, transforms: NDArray, spectra: NDArray, factors: Sequence[NDArray | None]
+    ) -> None:
         ny, nx = self.shape
         for chan in range(data.shape[0]):
             fluxes = np.asarray(spectra[:, chan], dtype=np.float32)
             if not np.any(fluxes):
                 continue
-            model = np.tensordot(fluxes, transforms, axes=1)
-            model *= fft.rfft2(place_psf(self.plane(chan), self.grid), workers=-1)
-            data[chan] -= fft.irfft2(model, s=self.grid, workers=-1)[:ny, :nx]
+            kernel = fft.rfft2(place_psf(self.plane(chan), self.grid), workers=-1)
+            if self.modulation is None:
+                model = np.tensordot(fluxes, transforms, axes=1)
+                data[chan] -= fft.irfft2(model * kernel, s=self.grid, workers=-1)[:ny, :nx]
+                continue
+            for flux, transform, factor in zip(fluxes, transforms, factors, strict=True):
+                if flux:
+                    dirty = fft.irfft2(flux * transform * kernel, s=self.grid, workers=-1)[:ny, :nx]
+                    data[chan] -= dirty * factor

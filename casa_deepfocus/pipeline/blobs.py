@@ -160,10 +160,10 @@ def without_sidelobes(
         chan = (mine.chan0 + mine.chan1) // 2
         explained = 0.0
         for other in kept:
-            dx, dy = blob.x - other.x, blob.y - other.y
             share = shared_channels(mine, maps[other.map_index])
-            if share > 0 and np.hypot(dx, dy) > beam:
-                nearby = [imager.response(chan, dy + sy, dx + sx) for sy in (-1, 0, 1) for sx in (-1, 0, 1)]
+            if share > 0 and np.hypot(blob.x - other.x, blob.y - other.y) > beam:
+                around = [(blob.x + sx, blob.y + sy) for sy in (-1, 0, 1) for sx in (-1, 0, 1)]
+                nearby = [imager.response(chan, place, (other.x, other.y)) for place in around]
                 explained += share * other.snr * max(abs(value) for value in nearby)
         if blob.snr > margin * explained:
             kept.append(blob)

@@ -162,7 +162,7 @@ class Outside:
         for source in self.sources:
             part = np.zeros_like(fit.data)
             transform = gaussian_transform(imager.grid, source.x, source.y, (0.0, 0.0, 0.0))
-            imager.subtract(part, transform[None], -source.spectrum(len(part))[None])
+            imager.subtract(part, transform[None], -source.spectrum(len(part))[None], [(source.x, source.y)])
             source.known = self._patterns.reach(source.x, source.y)
             model += np.where(source.known, part, np.float32(0))
         change = model if self.model is None else model - self.model
