@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,11 @@ SELECTION = {
 
 FRAMES = {"J2000": "fk5", "ICRS": "icrs", "B1950": "fk4", "GALACTIC": "galactic"}
 """CASA's names of the direction frames in which a phase centre is fixed on the sky, and astropy's."""
+
+FREQUENCY_FRAMES = {
+    0: "REST", 1: "LSRK", 2: "LSRD", 3: "BARY", 4: "GEO", 5: "TOPO", 6: "GALACTO", 7: "LGROUP", 8: "CMB",
+}  # fmt: skip
+"""Numbers of casacore's spectral frames, as MEAS_FREQ_REF has them."""
 
 LARGEST_SAMPLE = 200_000
 """Rows of which u and v are kept: percentiles of baselines are then known to 0.1 %."""
@@ -68,6 +73,9 @@ class Window:
         Centres of the channels in the data's frame, and their (positive) widths.
     nchan : int
         Channels of the whole window.
+    name : str
+    frame : str
+        CASA's name of the frame of the frequencies.
     """
 
     number: int
@@ -75,6 +83,8 @@ class Window:
     freq: NDArray[np.float64]
     width: NDArray[np.float64]
     nchan: int
+    name: str = ""
+    frame: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,8 @@ class Survey:
         Pairs of antennas with rows that are not flagged as a whole and have a length.
     uv : (n, 2) float [m]
         u and v of such rows, at most LARGEST_SAMPLE of them, evenly taken.
+    cells : dict of (int, int, int) -> int
+        Such rows of each field, window and observation (by their ids).
     """
 
     name: str
@@ -112,6 +124,7 @@ class Survey:
     diameter: float
     baselines: int
     uv: NDArray[np.float64]
+    cells: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
 
     @property
     def low(self) -> float:
@@ -271,12 +284,15 @@ def survey(name: str, chosen: Mapping[str, str]) -> Survey:
 def _survey(name: str, chosen: Mapping[str, str]) -> Survey:
     found = columns(name)
     rows, channels = selected_rows(name, chosen)
-    keys = ("DATA_DESC_ID", "FIELD_ID", "STATE_ID", "ANTENNA1", "ANTENNA2", "FLAG_ROW")
+    keys = ("DATA_DESC_ID", "FIELD_ID", "STATE_ID", "ANTENNA1", "ANTENNA2", "FLAG_ROW", "OBSERVATION_ID")
     with main_table(name, rows) as tb:
         main = {key: np.asarray(tb.getcol(key)) for key in keys}
         uvw = np.asarray(tb.getcol("UVW"))
     good = ~main["FLAG_ROW"].astype(bool) & (main["ANTENNA1"] != main["ANTENNA2"]) & (np.hypot(uvw[0], uvw[1]) > 0)
     pairs = np.unique(np.stack([main["ANTENNA1"], main["ANTENNA2"]])[:, good], axis=1)
+    number = np.asarray(subtable_column(name, "DATA_DESCRIPTION", "SPECTRAL_WINDOW_ID"))[main["DATA_DESC_ID"]]
+    cells = np.stack([main["FIELD_ID"], number, main["OBSERVATION_ID"]])[:, good]
+    kinds, counts = np.unique(cells, axis=1, return_counts=True)
     step = max(1, int(np.ceil(good.sum() / LARGEST_SAMPLE)))
     return Survey(
         name=name,
@@ -289,6 +305,7 @@ def _survey(name: str, chosen: Mapping[str, str]) -> Survey:
         diameter=_diameter(name),
         baselines=pairs.shape[1],
         uv=uvw[:2, good][:, ::step].T,
+        cells=dict(zip(map(tuple, kinds.T.tolist()), counts.tolist(), strict=True)),
     )
 
 
@@ -355,7 +372,9 @@ def _windows(name: str, descriptions: NDArray[np.int64], chosen: NDArray[np.int6
             mine = chosen[chosen[:, 0] == number]
             parts = [np.arange(first, last + 1, max(step, 1)) for _, first, last, step in mine]
             channels = np.unique(np.concatenate(parts)) if parts else np.arange(len(freq))
-            found.append(Window(number, channels, freq[channels], width[channels], len(freq)))
+            frame = FREQUENCY_FRAMES.get(int(tb.getcell("MEAS_FREQ_REF", number)), "")
+            name_of = str(tb.getcell("NAME", number))
+            found.append(Window(number, channels, freq[channels], width[channels], len(freq), name_of, frame))
     finally:
         tb.close()
     return tuple(found)

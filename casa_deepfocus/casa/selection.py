@@ -136,11 +136,20 @@ def _check_twice(surveys: Sequence[Survey]) -> None:
             )  # fmt: skip
 
 
-def _targets_only(chosen: Selected) -> Selected:
-    """Without field, intent and scan: only the scans on targets, where the measurement set says which they are."""
-    tclean, surveys, notes, warnings = chosen.tclean, [], [], []
-    intents = []
-    for index, seen in enumerate(chosen.surveys):
+def targets_only(
+    surveys: Sequence[Survey], tclean: Mapping[str, Any]
+) -> tuple[tuple[Survey, ...], dict[str, Any], tuple[str, ...]]:
+    """Without field, intent and scan: only the scans on targets, where the measurement set says which they are.
+
+    Returns
+    -------
+    surveys, tclean
+        With the intents chosen.
+    left_out : tuple of str
+        What is not imaged, and why.
+    """
+    kept, left_out, intents = [], [], []
+    for index, seen in enumerate(surveys):
         own = selection(tclean, index)
         targets = sum(count for mode, count in seen.intents.items() if TARGET in mode)
         others = sorted({mode.split("#")[0] for mode in seen.intents if mode and TARGET not in mode})
@@ -148,22 +157,30 @@ def _targets_only(chosen: Selected) -> Selected:
         intents.append(own.get("scanintent", ""))
         if not asked and 0 < targets < seen.rows:
             intents[-1] = f"*{TARGET}*"
-            seen = survey(seen.name, own | {"scanintent": intents[-1]})
-            names = sorted({item.name for item in seen.fields})
             what = ", ".join(others) or "rows without an intent"
-            notes.append(
-                f"{seen.name}: imaging the scans of intent {TARGET} only ({listed(names)}); "
-                f"left out: {what}. field, intent or scan choose otherwise"
-            )
-        elif not asked and not targets and others:
-            warnings.append(f"{seen.name} has no scans of intent {TARGET}: imaging {', '.join(others)}")
-        surveys.append(seen)
+            left_out.append(f"{seen.name}: {what} (field, intent or scan choose otherwise)")
+            seen = survey(seen.name, own | {"scanintent": intents[-1]})
+        kept.append(seen)
+    chosen = dict(tclean)
     if any(intents):
-        tclean = tclean | {"intent": intents[0] if len(set(intents)) == 1 else intents}
-    return replace(
-        chosen, tclean=tclean, surveys=tuple(surveys), notes=(*chosen.notes, *notes),
-        warnings=(*chosen.warnings, *warnings),
-    )  # fmt: skip
+        chosen["intent"] = intents[0] if len(set(intents)) == 1 else intents
+    return tuple(kept), chosen, tuple(left_out)
+
+
+def _targets_only(chosen: Selected) -> Selected:
+    """`targets_only`, with what the log should say."""
+    surveys, tclean, left_out = targets_only(chosen.surveys, chosen.tclean)
+    notes, warnings = list(chosen.notes), list(chosen.warnings)
+    for index, (before, seen) in enumerate(zip(chosen.surveys, surveys, strict=True)):
+        if before is not seen:
+            names = sorted({item.name for item in seen.fields})
+            notes.append(f"{seen.name}: imaging the scans of intent {TARGET} only ({listed(names)})")
+        others = sorted({mode.split("#")[0] for mode in seen.intents if mode and TARGET not in mode})
+        asked = {"field", "scanintent", "scan"} & set(selection(chosen.tclean, index))
+        if not asked and others and not any(TARGET in mode for mode in seen.intents):
+            warnings.append(f"{seen.name} has no scans of intent {TARGET}: imaging {', '.join(others)}")
+    notes += [f"left out: {reason}" for reason in left_out]
+    return replace(chosen, tclean=tclean, surveys=surveys, notes=tuple(notes), warnings=tuple(warnings))
 
 
 def primary_beam(surveys: Sequence[Survey], freq: float) -> float:
