@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from astropy.table import Table, vstack
 
+from casa_deepfocus.cluster import DEATHS, Results, mapper
 from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
 from sim import presets
-from sim.cluster import DEATHS, Results, mapper
 from sim.coverage import Grid
 from sim.fits import PRODUCTS, file_bytes
 from sim.manifest import (
@@ -89,7 +89,7 @@ def generate(
     out : Path; ``<index>/{dirty,psf,pb}.fits`` and ``truth.ecsv``, ``truth.ecsv`` of all cubes, ``manifest.json``
     backend : 'fast' or 'casa'
     workers : int; with 1 and no cluster the cubes are made in this process
-    cluster : str, a YAML file or the address of a scheduler (`sim.cluster`)
+    cluster : str, a YAML file or the address of a scheduler (`casa_deepfocus.cluster`)
     overwrite : bool, whether to throw away what stands in `out` and start anew
     device : str, such as 'cuda'; fast backend only
     products : which of 'dirty', 'psf', 'pb' to write
@@ -131,7 +131,7 @@ def generate(
                 _check_room(out, preset, seed, missing, products)
                 job = Job(identity, preset, str(out), BACKENDS[backend](device))
                 try:
-                    with mapper(workers, cluster, memory_limit) as completed:
+                    with mapper(workers, cluster, memory_limit, ("sim", "casa_deepfocus")) as completed:
                         outcomes = completed(partial(make_cube, job), missing)
                         failed = _collect(outcomes, manifest, out, len(missing), progress)
                 finally:

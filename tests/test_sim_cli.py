@@ -16,9 +16,9 @@ pytest.importorskip("casadata")
 from astropy.table import Table
 from test_sim_dataset import content, stand_in  # noqa: F401  (a fixture)
 
+from casa_deepfocus.cluster import read_cluster
 from casa_deepfocus.errors import DataError
 from sim.__main__ import _parser, main
-from sim.cluster import read_cluster
 from sim.fits import read_cube
 from sim.skyfile import read_sources
 

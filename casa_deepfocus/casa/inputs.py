@@ -60,8 +60,33 @@ class Request:
     warnings: tuple[str, ...] = ()
 
 
-def check(parameters: Mapping[str, Any]) -> Request:
-    """Check all parameters of the task; nothing is imaged or written.
+@dataclass(frozen=True)
+class Asked:
+    """The parameters as they are given, with their defaults: what can be judged without opening any data.
+
+    Attributes
+    ----------
+    values : dict
+        All parameters, by name.
+    vis, images : tuple of str
+        One of the two is empty.
+    combine : tuple of str
+        Of 'field' and 'spw'.
+    """
+
+    values: dict[str, Any]
+    vis: tuple[str, ...]
+    images: tuple[str, ...]
+    combine: tuple[str, ...] = ()
+
+    @property
+    def tclean(self) -> dict[str, Any]:
+        """The parameters that are handed to tclean."""
+        return {name: self.values[name] for name in params.tclean_names()}
+
+
+def read(parameters: Mapping[str, Any]) -> Asked:
+    """Complete the parameters with their defaults, and check those that need no data.
 
     Parameters
     ----------
@@ -70,7 +95,7 @@ def check(parameters: Mapping[str, Any]) -> Request:
 
     Raises
     ------
-    ParameterError, DataError, ProductError
+    ParameterError
         At the first one that cannot be used.
     """
     unknown = sorted(set(parameters) - set(params.sdeepfocus().names))
@@ -81,18 +106,49 @@ def check(parameters: Mapping[str, Any]) -> Request:
     values = params.sdeepfocus().defaults() | {
         name: params.sdeepfocus().value(name, parameters) for name in params.sdeepfocus().names
     }
-    vis, imagename = _names(values["vis"]), str(values["imagename"] or "").rstrip("/")
-    if bool(vis) == bool(imagename):
+    vis, names = _names(values["vis"]), _names(values["imagename"])
+    if bool(vis) == bool(names):
         raise ParameterError(
             "vis", values["vis"], f"give either vis or imagename ({values['imagename']!r})",
             "vis is imaged with tclean; imagename is a dirty image that exists already",
         )  # fmt: skip
-    mode = _one_of("mode", values["mode"], state.MODES)
+    _one_of("mode", values["mode"], state.MODES)
     _one_of("device", values["device"], runner.DEVICES)
-    minsnr = _positive("minsnr", values["minsnr"])
-    falsealarms = _positive("falsealarms", values["falsealarms"])
+    _positive("minsnr", values["minsnr"])
+    _positive("falsealarms", values["falsealarms"])
+    runner.find_folder(str(values["models"] or ""))
+    for name in ("psf", "pb"):
+        if values[name] and len(names) > 1:
+            raise ParameterError(
+                name, values[name], f"is one image, and imagename names {len(names)}",
+                "Leave it out: those beside each image are found by their names",
+            )  # fmt: skip
+    combine = _one_of("combine", values["combine"] or "", params.sdeepfocus()["combine"].allowed)
+    return Asked(values, vis, names, tuple(word for word in combine.split(",") if word))
+
+
+def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Request:
+    """Check all parameters of the task for one image; nothing is imaged or written.
+
+    Parameters
+    ----------
+    parameters : mapping
+        By the names of `xml/sdeepfocus.xml`; missing ones take their default.
+    visibilities : bool
+        Whether to read a sample of the visibilities.
+
+    Raises
+    ------
+    ParameterError, DataError, ProductError
+        At the first one that cannot be used.
+    """
+    asked = read(parameters)
+    values, vis = asked.values, asked.vis
+    if len(asked.images) > 1:
+        raise ParameterError("imagename", values["imagename"], "are several images", "Give one of them")
+    imagename = asked.images[0] if asked.images else ""
+    mode, minsnr, falsealarms = str(values["mode"]), float(values["minsnr"]), float(values["falsealarms"])
     models = str(values["models"] or "")
-    runner.find_folder(models)
     for name in ("psf", "pb"):
         if values[name] and vis:
             raise ParameterError(
@@ -100,16 +156,18 @@ def check(parameters: Mapping[str, Any]) -> Request:
             )
         if values[name] and not os.path.exists(values[name]):
             raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
-    for name in ("imagename", "psf", "pb"):
-        if os.path.isdir(values[name] or "") and not grids.is_table(values[name]):
+    for name, given in (("imagename", imagename), ("psf", values["psf"]), ("pb", values["pb"])):
+        if os.path.isdir(given or "") and not grids.is_table(given):
             raise ParameterError(
-                name, values[name], "is a folder and no CASA image", "Give an image: a CASA one, or a FITS file"
+                name, given, "is a folder and no CASA image", "Give an image: a CASA one, or a FITS file"
             )
-    tclean = {name: values[name] for name in params.tclean_names()}
+    tclean = asked.tclean
     warnings: tuple[str, ...] = ()
     surveys: tuple[Survey, ...] = ()
     nchan, remedy = -1, "Use mode='continuum'"
+    column_note: tuple[str, ...] = ()
     if vis:
+        tclean["datacolumn"], column_note = selection.data_column(vis, str(tclean["datacolumn"]))
         selection.check_sets(vis, tclean)
     else:
         nchan = _check_image(imagename, str(values["psf"] or ""), str(values["pb"] or ""))
@@ -118,9 +176,9 @@ def check(parameters: Mapping[str, Any]) -> Request:
         overwrite=bool(values["overwrite"]), keeps_images=bool(vis) and bool(values["keepimages"]),
     )  # fmt: skip
     if vis:
-        selected = selection.check(vis, tclean)
+        selected = selection.check(vis, tclean, visibilities=visibilities)
         tclean, surveys, nchan = selected.tclean, selected.surveys, selected.nchan
-        notes, warnings = notes + selected.notes, selected.warnings
+        notes, warnings = notes + column_note + selected.notes, selected.warnings
         remedy = "Use specmode='cube' and more channels, or mode='continuum'"
     if mode == "line" and 0 <= nchan < state.MIN_LINE_CHANNELS:
         raise ParameterError(

@@ -179,7 +179,12 @@ def mark(folder: Path) -> None:
     """Mark every product in a folder that is a folder itself as ours, under its name."""
     for path in folder.iterdir():
         if path.is_dir():
-            (path / FOLDER_MARK).write_text(json.dumps({"made_by": MAKER, "name": path.name}), encoding="utf-8")
+            mark_folder(path)
+
+
+def mark_folder(path: Path) -> None:
+    """Mark a folder as ours, under its name."""
+    (path / FOLDER_MARK).write_text(json.dumps({"made_by": MAKER, "name": path.name}), encoding="utf-8")
 
 
 def sources(vis: Sequence[str], imagename: str, psf: str, pb: str) -> list[str]:

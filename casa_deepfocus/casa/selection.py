@@ -49,8 +49,37 @@ FEWEST = 3
 """Baselines, and distinct uv cells, that an image of two dimensions needs: those of three antennas."""
 
 
-def check(vis: Sequence[str], tclean: Mapping[str, Any]) -> Selected:
+def data_column(vis: Sequence[str], datacolumn: str) -> tuple[str, tuple[str, ...]]:
+    """The data column to image, 'corrected' or 'data', and what the log should say where it was not given.
+
+    Raises
+    ------
+    ParameterError
+        Where some measurement sets are calibrated in place and others are not: no one column holds what is meant.
+    """
+    if datacolumn:
+        return datacolumn, ()
+    with_it = [name for name in vis if "CORRECTED_DATA" in columns(name)]
+    if with_it and len(with_it) < len(vis):
+        others = [name for name in vis if name not in with_it]
+        raise ParameterError(
+            "datacolumn", datacolumn, f"is not clear: {listed(with_it)} have CORRECTED_DATA, {listed(others)} have not",
+            "Give datacolumn='data' if DATA is calibrated in all, or split the calibrated data off first",
+        )  # fmt: skip
+    if with_it:
+        return "corrected", ()
+    return "data", (f"datacolumn: DATA, as {listed(vis)} has no CORRECTED_DATA",)
+
+
+def check(vis: Sequence[str], tclean: Mapping[str, Any], *, visibilities: bool = True) -> Selected:
     """Check what is selected of measurement sets that `check_sets` has passed: grids, phase centres, visibilities.
+
+    Parameters
+    ----------
+    vis : sequence of str
+    tclean : mapping
+    visibilities : bool
+        Whether to read a sample of them.
 
     Raises
     ------
@@ -62,7 +91,8 @@ def check(vis: Sequence[str], tclean: Mapping[str, Any]) -> Selected:
     _check_twice(surveys)
     chosen = _targets_only(Selected(dict(tclean), surveys))
     chosen = _check_phase_centres(chosen)
-    chosen = _check_visibilities(chosen)
+    if visibilities:
+        chosen = _check_visibilities(chosen)
     _check_baselines(chosen.surveys)
     return channelgrid.check(chosen)
 

@@ -17,9 +17,9 @@ pytest.importorskip("dask_jobqueue")
 
 from test_sim_dataset import content, stand_in  # noqa: E402, F401  (a fixture)
 
+from casa_deepfocus import cluster  # noqa: E402
+from casa_deepfocus.cluster import mapper, read_cluster  # noqa: E402
 from casa_deepfocus.errors import DataError, MissingDependencyError, ParameterError  # noqa: E402
-from sim import cluster  # noqa: E402
-from sim.cluster import mapper, read_cluster  # noqa: E402
 from sim.dataset import generate  # noqa: E402
 
 SLURM = """
@@ -50,7 +50,7 @@ def test_one_worker_needs_no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
     with mapper(1) as completed:
         assert list(completed(abs, [-1])) == [(-1, 1)]
-    with pytest.raises(MissingDependencyError, match=r"casa-deepfocus\[sim\]"), mapper(2):
+    with pytest.raises(MissingDependencyError, match=r"casa-deepfocus\[cluster\]"), mapper(2):
         pass
 
 

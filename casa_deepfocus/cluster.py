@@ -1,4 +1,4 @@
-"""Where cubes are made: in this process, in worker processes of this machine, or on a cluster, by Dask.
+"""Where tasks are done: in this process, in worker processes of this machine, or on a cluster, by Dask.
 
 A cluster is the address of a running scheduler or a YAML file, which has either ``address`` or the
 name of a class of dask-jobqueue with its keyword arguments (docs/simulation.md).
@@ -6,13 +6,16 @@ name of a class of dask-jobqueue with its keyword arguments (docs/simulation.md)
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import json
 import logging
 import os
 import re
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -27,13 +30,13 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Results = Iterator[tuple[int, Any]]
-Mapper = Callable[[Callable[[int], Any], Sequence[int]], Results]
+Mapper = Callable[[Callable[[int], Any], Iterable[int]], Results]
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The checkout: workers import `sim` from there."""
+"""The folder of this package: workers of a cluster import it, and what lies beside it, from there."""
 
 DEATHS = 2
-"""How many workers may die over one cube before it is given up."""
+"""How many workers may die over one task before it is given up."""
 
 START_TIMEOUT = 3600.0
 """Seconds without a single worker after which a run stops."""
@@ -56,7 +59,7 @@ SETTINGS = {
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SCHEMES = re.compile(r"(tcp|tls|ucx|ws|wss|inproc)://")
 KEYS = ("class", "options", "jobs", "adapt", "address", "start_timeout")
-EXTRA = 'pip install "casa-deepfocus[sim]"'
+EXTRA = 'pip install "casa-deepfocus[cluster]"'
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,23 @@ class ClusterFile:
 
 @contextmanager
 def mapper(
-    workers: int, cluster: str | None = None, memory_limit: str | None = None
+    workers: int,
+    cluster: str | None = None,
+    memory_limit: str | None = None,
+    packages: Sequence[str] = ("casa_deepfocus",),
 ) -> Iterator[Mapper]:
     """How to do many tasks: a function of (task, indices) that yields (index, result) as they come.
 
-    The result of a task whose workers died is the exception.
+    The result of a task whose workers died is the exception. Indices in a deque are taken off its left, so that
+    more can be added while results come.
 
     Parameters
     ----------
     workers : int, processes of this machine; one without a memory limit is this process itself
     cluster : str, address of a scheduler or path of a YAML file
     memory_limit : str, of one worker process, such as '4GiB'
+    packages : sequence of str
+        What the workers must be able to import.
 
     Raises
     ------
@@ -103,7 +112,7 @@ def mapper(
         When Dask is needed and not installed.
     """
     if cluster is None and workers == 1 and memory_limit is None:
-        yield lambda task, indices: ((index, task(index)) for index in indices)
+        yield _one_by_one
         return
     described = read_cluster(cluster) if cluster is not None else None
     if described is not None and workers != 1:
@@ -126,24 +135,55 @@ def mapper(
             except (OSError, TimeoutError) as error:
                 raise DataError(f"no scheduler answers at {scheduler} ({_line(error)})") from error
             with client:
-                yield partial(_completed, client, timeout)
+                yield partial(_completed, client, timeout, packages)
         finally:
             if not isinstance(scheduler, str):
                 scheduler.close()
 
 
+def _queue(indices: Iterable[int]) -> deque[int]:
+    return indices if isinstance(indices, deque) else deque(indices)
+
+
+def _one_by_one(task: Callable[[int], Result], indices: Iterable[int]) -> Iterator[tuple[int, Result]]:
+    todo = _queue(indices)
+    while todo:
+        index = todo.popleft()
+        yield index, task(index)
+
+
 def _local(workers: int, memory_limit: str | None) -> Any:
+    """A scheduler in this process, and worker processes that are started as programs of their own.
+
+    Those of multiprocessing would run the user's script once more.
+    """
     from dask.utils import parse_bytes
-    from distributed import LocalCluster
+    from distributed import Scheduler, SpecCluster
+    from distributed.deploy.subprocess import SubprocessWorker
     from distributed.system import MEMORY_LIMIT
+
+    class Program(SubprocessWorker):
+        """A worker that finds modules where this process does."""
+
+        async def _start(self) -> None:
+            spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
+            paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec,
+                env=os.environ | {"PYTHONPATH": paths}, start_new_session=True,
+            )  # fmt: skip
 
     try:
         limit = parse_bytes(memory_limit) if memory_limit is not None else MEMORY_LIMIT // workers
     except ValueError as error:
         raise ParameterError("memory_limit", memory_limit, "not a size", "give one such as 4GiB") from error
-    return LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=":0",
-        silence_logs="CRITICAL",
+    kwargs = {"host": "127.0.0.1", "nthreads": 1, "memory_limit": limit, "silence_logs": logging.CRITICAL,
+              "env": dict.fromkeys(THREADS, "1")}  # fmt: skip
+    worker = {"cls": Program, "options": {"worker_kwargs": kwargs}}
+    page = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": ":0"}
+    return SpecCluster(
+        workers=dict.fromkeys(range(workers), worker), worker=worker, name="local",
+        scheduler={"cls": Scheduler, "options": page}, silence_logs=logging.CRITICAL,
     )  # fmt: skip
 
 
@@ -299,13 +339,17 @@ async def _submit(cluster: Any, jobs: int) -> None:
 
 
 def _completed(
-    client: Client, timeout: float, task: Callable[[int], Result], indices: Sequence[int]
+    client: Client,
+    timeout: float,
+    packages: Sequence[str],
+    task: Callable[[int], Result],
+    indices: Iterable[int],
 ) -> Iterator[tuple[int, Result | BaseException]]:
     """Index and result of every task as they come, or the error of a task whose workers died."""
     from distributed import as_completed
 
-    _wait(client, timeout)
-    todo = deque(indices)
+    _wait(client, timeout, packages)
+    todo = _queue(indices)
     running: dict[Any, int] = {}
     finished = as_completed(loop=client.loop)
     threads, looked, last_seen = 0, 0.0, time.monotonic()
@@ -319,7 +363,7 @@ def _completed(
                 raise DataError(f"no worker for {timeout:.0f} s; give the same command again to go on")
             # No more than the workers can do at once: a worker's death counts against all that wait in it.
             while todo and len(running) < threads:
-                future = client.submit(task, todo[0], key=f"cube-{todo[0]}-{os.getpid()}", pure=False)
+                future = client.submit(task, todo[0], key=f"task-{todo[0]}-{os.getpid()}", pure=False)
                 running[future] = todo.popleft()
                 finished.add(future)
             batch = finished.next_batch(block=False)
@@ -333,8 +377,8 @@ def _completed(
         client.cancel(list(running))
 
 
-def _wait(client: Client, timeout: float) -> None:
-    """Wait for the first worker, and see that it can import `sim`."""
+def _wait(client: Client, timeout: float, packages: Sequence[str]) -> None:
+    """Wait for the first worker, and see that it can import what it needs."""
     try:
         client.wait_for_workers(1, timeout=timeout)
     except TimeoutError as error:
@@ -342,15 +386,19 @@ def _wait(client: Client, timeout: float) -> None:
             f"no worker came within {timeout:.0f} s: look at the queue and at the jobs' own logs"
         ) from error
 
-    def finds_sim() -> bool:
+    needed = tuple(packages)
+
+    def missing() -> list[str]:
         from importlib.util import find_spec
 
-        return find_spec("sim") is not None and find_spec("casa_deepfocus") is not None
+        return [name for name in needed if find_spec(name) is None]
 
-    # A function inside a function travels by value: workers need no `sim` to run it.
-    lost = [worker for worker, found in client.run(finds_sim).items() if not found]
-    if lost:
-        raise DataError(f"the worker at {lost[0]} cannot import sim: start workers with PYTHONPATH={ROOT}")
+    # A function inside a function travels by value: workers need nothing of ours to run it.
+    for worker, names in client.run(missing).items():
+        if names:
+            raise DataError(
+                f"the worker at {worker} cannot import {', '.join(names)}: start workers with PYTHONPATH={ROOT}"
+            )
 
 
 def _line(error: BaseException) -> str:
