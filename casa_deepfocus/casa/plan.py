@@ -260,8 +260,8 @@ def lines(programme: Programme, workers: int) -> list[str]:
     total = sum(cube.seconds for cube in made) / max(1, workers)
     disk = sum(sorted((cube.disk for cube in made), reverse=True)[: max(1, workers)])
     head = (
-        f"{_counted(number, 'target')}, {_counted(len(made), 'image')} to make in {_counted(workers, 'process')}: about "
-        f"{_duration(total)}, {disk / 1e6:.0f} MB of disk at a time"
+        f"{_counted(number, 'target')}, {_counted(len(made), 'image')} to make in {_counted(workers, 'process')}: "
+        f"about {_duration(total)}, {disk / 1e6:.0f} MB of disk at a time"
     )
     return [head, *(cube.told() for cube in programme.cubes), *(f"left out: {text}" for text in programme.left_out)]
 
