@@ -80,11 +80,19 @@ _DTYPES = {"str": "U64", "float": "f8", "int": "i8"}
 
 def sky_name(ra: float, dec: float) -> str:
     """JHHMMSS.ss+DDMMSS.s of a position [deg]; empty when it is not known."""
-    if not (np.isfinite(ra) and np.isfinite(dec)):
-        return ""
-    hours = Angle(ra % 360.0, u.deg).to_string(unit=u.hour, sep="", precision=2, pad=True)
-    degrees = Angle(dec, u.deg).to_string(unit=u.deg, sep="", precision=1, pad=True, alwayssign=True)
-    return f"J{hours}{degrees}"
+    return sky_names(np.array([ra]), np.array([dec]))[0]
+
+
+def sky_names(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[str]:
+    """`sky_name` of many positions (n,)."""
+    known = np.isfinite(ra) & np.isfinite(dec)
+    names = [""] * len(known)
+    if known.any():
+        hours = Angle(ra[known] % 360.0, u.deg).to_string(unit=u.hour, sep="", precision=2, pad=True)
+        degrees = Angle(dec[known], u.deg).to_string(unit=u.deg, sep="", precision=1, pad=True, alwayssign=True)
+        for at, hour, degree in zip(np.flatnonzero(known), hours, degrees, strict=True):
+            names[at] = f"J{hour}{degree}"
+    return names
 
 
 def angle_error(covariance: NDArray, matrix: NDArray) -> float:
@@ -226,7 +234,7 @@ def build(components: Sequence[Component], reliabilities: ArrayLike, cube: Cube)
     table["reliability"].description = dict((c[0], c[3]) for c in COLUMNS)["reliability"]
     if rows:
         names = [sky_name(float(row["ra"]), float(row["dec"])) for row in table]
-        table["name"] = _unique([name or f"source{number}" for number, name in enumerate(names)])
+        table["name"] = unique_names([name or f"source{number}" for number, name in enumerate(names)])
         _add_boxes(table, components, cube)
     return table
 
@@ -243,7 +251,7 @@ def _blank(kind: str) -> tuple[object, str]:
     return {"str": "", "float": np.nan, "int": -1}[kind], _DTYPES[kind]
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique_names(names: list[str]) -> list[str]:
     """The same position twice (two lines of one source) becomes name, name_b, name_c."""
     seen: dict[str, int] = {}
     out = []
