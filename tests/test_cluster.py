@@ -156,7 +156,7 @@ def test_workers_that_do_not_know_us() -> None:
         )  # fmt: skip
         try:
             with pytest.raises(DataError, match="cannot import sim: start workers with PYTHONPATH="):
-                with mapper(1, scheduler.scheduler_address) as completed:
+                with mapper(1, scheduler.scheduler_address, packages=("sim",)) as completed:
                     list(completed(abs, [1]))
         finally:
             worker.terminate()

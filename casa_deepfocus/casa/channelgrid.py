@@ -22,8 +22,8 @@ C = 299792458.0
 MOST_BLANK = 0.5
 """A cube with a larger share of channels without data is a mistake."""
 
-FRAME_SHIFT = 1.1e-4
-"""Largest shift of frequency between TOPO and LSRK or BARY, relative: 30 km/s of orbit and rotation."""
+FRAME_SHIFT = 1.8e-4
+"""Largest shift of frequency between TOPO and LSRK, relative: 30 km/s of orbit and rotation, 20 of the Sun's own."""
 
 MIXED_WIDTHS = 1.1
 """Channels of windows that differ by a larger factor have noise of their own."""

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from multiprocessing import Pipe
@@ -67,7 +67,7 @@ class Worker:
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()
         try:
-            for message in (sys.path, (os.getpid(), _configuration()), tuple(modules)):
+            for message in (sys.path, (os.getpid(), configuration()), tuple(modules)):
                 self.connection.send(message)
         except BaseException:
             self.close()
@@ -141,7 +141,7 @@ _worker: ContextVar[Worker | None] = ContextVar("worker", default=None)
 @contextmanager
 def session(modules: Sequence[str] = (), keep: Sequence[int] = ()) -> Iterator[None]:
     """One child for all calls inside; see `Worker`."""
-    if _alone():
+    if alone():
         yield
         return
     worker: Worker | None = None
@@ -175,7 +175,7 @@ def call(function: Callable[..., Any], *args: Any, folder: str, **kwargs: Any) -
     DeepFocusError
         Where the child has ended for another reason.
     """
-    if _alone():
+    if alone():
         return function(*args, **kwargs)
     worker = _worker.get()
     if worker is not None:
@@ -197,16 +197,12 @@ def _tclean(**parameters: Any) -> Any:
 
 def serve(connection: Connection) -> None:
     """The child: call what the parent sends until it closes or ends."""
-    parent, configuration = connection.recv()
+    parent, values = connection.recv()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    with contextlib.suppress(ImportError):
-        from casaconfig import config
-
-        for name, value in configuration.items():
-            setattr(config, name, value)
+    configure(values)
     for module in connection.recv():
         importlib.import_module(module)
     while True:
@@ -224,7 +220,8 @@ def serve(connection: Connection) -> None:
             connection.send((False, RuntimeError(f"{answer[1]!r} cannot be sent home: {exc}")))
 
 
-def _configuration() -> dict[str, Any]:
+def configuration() -> dict[str, Any]:
+    """CASA's configuration of this process, as far as another one that works for it needs it."""
     try:
         from casaconfig import config
     except ImportError:
@@ -236,7 +233,16 @@ def _configuration() -> dict[str, Any]:
     return values
 
 
-def _alone() -> bool:
-    """Whether there can be no child."""
+def configure(values: Mapping[str, Any]) -> None:
+    """Take over `configuration` of another process, before CASA is loaded; in the process itself nothing changes."""
+    with contextlib.suppress(ImportError):
+        from casaconfig import config
+
+        for name, value in values.items():
+            setattr(config, name, value)
+
+
+def alone() -> bool:
+    """Whether there can be no child: tclean's servers belong to this process."""
     mpi = sys.modules.get("casampi.MPIEnvironment")
     return not sys.executable or bool(mpi and mpi.MPIEnvironment.is_mpi_enabled)

@@ -114,7 +114,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         restfreq=restfreq,
         psf_is_measured=own is not None,
         spectral=template.nchan > 1,
-        meta=_meta(template),
+        meta=meta(template),
     )
     return cube, template
 
@@ -405,7 +405,7 @@ def _in_order(planes: NDArray[np.float32], chosen: NDArray[np.intp], name: str, 
     return planes[chosen]
 
 
-def _meta(template: Template) -> dict[str, str]:
+def meta(template: Template) -> dict[str, str]:
     record = template.csys
     system = str(coordinate(record, "direction")["system"])
     meta = {"image": template.name, "radesys": {"J2000": "FK5", "B1950": "FK4"}.get(system, system)}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from astropy.coordinates import SkyCoord
+
 from casa_deepfocus import params
-from casa_deepfocus.casa import imaging, inputs, memory, selection, space, targets
+from casa_deepfocus.casa import grids, images, imaging, inputs, memory, selection, space, targets
 from casa_deepfocus.casa.measurementset import SELECTION, Survey
 from casa_deepfocus.casa.targets import Band, Target
+from casa_deepfocus.core import fields
 from casa_deepfocus.errors import DataError, DeepFocusError
 from casa_deepfocus.pipeline.state import MIN_LINE_CHANNELS
 
@@ -28,10 +30,6 @@ are imaged in 18 to 22 s on 2 cores and searched in 4 s."""
 
 SECONDS_PER_VISIBILITY = 4e-7
 """Of gridding, per visibility (a channel of a row, both polarizations) [s]."""
-
-PLAIN = re.compile(r"[^A-Za-z0-9_.+-]+")
-"""What no file name of ours has: signs of shells, of CASA's selection, of other systems."""
-
 
 @dataclass(frozen=True)
 class CubePlan:
@@ -57,6 +55,8 @@ class CubePlan:
         Why it cannot be made.
     line_free : bool
         Its channels are to be chosen when the other cubes of the target are done.
+    windows : tuple of (str, int)
+        Measurement sets and the ids of the windows in them.
     """
 
     target: str
@@ -71,6 +71,7 @@ class CubePlan:
     memory: float = 0.0
     error: DeepFocusError | None = None
     line_free: bool = False
+    windows: tuple[tuple[str, int], ...] = ()
 
     @property
     def problem(self) -> str:
@@ -161,7 +162,8 @@ def _cube(
     """The plan of one cube; what stands against it is in it."""
     parameters = _parameters(asked, found, target, bands, continuum=continuum)
     band = min(one.low for one in bands), max(one.high for one in bands)
-    plan = CubePlan(target.name, folder, label, parameters, band=band, line_free=continuum)
+    windows = tuple((os.path.abspath(asked.vis[p.index]), p.window.number) for one in bands for p in one.parts)
+    plan = CubePlan(target.name, folder, label, parameters, band=band, line_free=continuum, windows=windows)
     try:
         selected = selection.check(parameters["vis"], _tclean(parameters), visibilities=False)
         request = inputs.Request(
@@ -242,15 +244,57 @@ def _seconds(voxels: int, surveys: Sequence[Survey]) -> float:
 def _folders(names: Sequence[str]) -> list[str]:
     """Names of folders, from names that may hold anything; no two alike, also where case does not count."""
     out: list[str] = []
-    for number, name in enumerate(names):
-        plain = PLAIN.sub("_", name).strip("._-") or f"target{number}"
-        plain = plain[:64]
-        new, count = plain, 1
-        while new.lower() in (other.lower() for other in out):
-            count += 1
-            new = f"{plain}_{count}"
-        out.append(new)
+    for name in names:
+        out.append(fields.unique(fields.safe_name(name), [*fields.RESERVED, *out]))
     return out
+
+
+def of_images(asked: inputs.Asked) -> Programme:
+    """One search of each image of a list, those of one target together.
+
+    Raises
+    ------
+    DataError
+        Where none of them can be searched.
+    """
+    seen, errors = [], {}
+    for name in asked.images:
+        try:
+            template = images.inspect_inputs(name)[0]
+            seen.append(_image_field(name, template))
+        except DeepFocusError as exc:
+            errors[name] = exc
+            seen.append(fields.ImageField(name, "", None, 0.0, math.nan, math.nan, 0))
+    cubes = []
+    for target in fields.targets(seen):
+        for index, label in zip(target.members, target.labels, strict=True):
+            item = seen[index]
+            parameters = dict(asked.values) | {"imagename": os.path.abspath(item.name), "combine": "", "cluster": ""}
+            parameters.pop("outfile")
+            if item.nchan < MIN_LINE_CHANNELS and parameters["mode"] == "both":
+                parameters["mode"] = "continuum"
+            band = (item.low, item.high) if math.isfinite(item.low) else (0.0, 0.0)
+            cubes.append(
+                CubePlan(target.name, target.folder, label, parameters, band=band, error=errors.get(item.name))
+            )
+    if errors and len(errors) == len(asked.images):
+        raise next(iter(errors.values()))
+    return Programme(tuple(cubes))
+
+
+def _image_field(name: str, template: grids.Template) -> fields.ImageField:
+    """What an image's header says of its field."""
+    ny, nx = template.shape[template.y], template.shape[template.x]
+    freq = grids.frequencies(template)[0]
+    wcs = grids.celestial_wcs(template)
+    ra, dec = wcs.wcs_pix2world([[0.5 * (nx - 1), 0.5 * (ny - 1)]], 0)[0]
+    meta = images.meta(template)
+    frame = {"FK4": "fk4", "FK5": "fk5"}.get(str(meta.get("radesys", "")).upper(), "icrs")
+    radius = 0.5 * min(ny, nx) * grids.cell_size(template) / 3600.0
+    return fields.ImageField(
+        name, str(meta.get("object", "")).strip(), SkyCoord(ra, dec, unit="deg", frame=frame).icrs, radius,
+        float(freq.min()), float(freq.max()), template.nchan,
+    )  # fmt: skip
 
 
 def lines(programme: Programme, workers: int) -> list[str]:

@@ -5,29 +5,35 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+from astropy.table import Table
 from casatasks import casalog
 from tqdm import tqdm
 
 from casa_deepfocus import params, pipeline
 from casa_deepfocus.casa import (
+    archive,
     failures,
     guarded,
     images,
     imaging,
     inputs,
     outfiles,
+    plan,
     products,
     report,
+    runfolder,
     signals,
     space,
     staging,
+    targetfolder,
 )
 from casa_deepfocus.casa.grids import Template
-from casa_deepfocus.errors import DeepFocusError, ProductError
+from casa_deepfocus.errors import DataError, DeepFocusError, ProductError
 from casa_deepfocus.models import runner
 
 ORIGIN = "sdeepfocus"
@@ -35,6 +41,10 @@ ORIGIN = "sdeepfocus"
 WRITER = "casa_deepfocus.casa.products"
 MODULES = {False: [WRITER], True: ["casatasks", "casa_deepfocus.casa.imaging", WRITER]}
 """What the process that writes CASA's images needs, by whether measurement sets are imaged."""
+
+
+_title: ContextVar[str] = ContextVar("title", default="")
+_works: ContextVar[staging.Workspace | None] = ContextVar("works", default=None)
 
 
 def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
@@ -48,8 +58,10 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        outfile (str), counts (dict), products (ending -> path), timings (step -> seconds) and
-        sources (a list of dicts, one row of the catalogue each).
+        Of one image: outfile (str), counts (dict), products (ending -> path), timings (step -> seconds) and
+        sources (a list of dicts, one row of the catalogue each). Of several: outfile, counts, products (target ->
+        its folder), timings (cube -> seconds), targets (target -> its sources and lines, lists of dicts) and failed
+        (cube -> why).
 
     Raises
     ------
@@ -57,38 +69,69 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
         Where the input cannot be used; nothing is written then.
     """
     parameters = dict(zip(params.sdeepfocus().names, values, strict=False)) | named
+    with signals.orderly():
+        asked = inputs.read(parameters)
+        programme = _programme(asked)
+        if len(programme.cubes) > 1:
+            return _search_all(asked, programme)
+        with _interruptible():
+            back = search(_of_one(asked, programme), inputs_given=parameters)
+    _show(back.pop("lines"))
+    back.pop("facts")
+    return back
+
+
+def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Image one target and window, or read one image, search it, and write its products.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Of the task.
+    inputs_given : mapping, optional
+        What the user gave, for the history of the products; the parameters by default.
+
+    Returns
+    -------
+    dict
+        What the task returns of one image, and `lines` (list of str, the table of the sources) and `facts` (dict, what
+        a page of several images says of this one).
+
+    Raises
+    ------
+    DeepFocusError
+        Where the input cannot be used; nothing is written then.
+    """
     started = time.perf_counter()
     timings: dict[str, float] = {}
-    work: staging.Workspace | None = None
-
-    def left() -> str:
-        return "all products are in place" if work and work.published else signals.UNCHANGED
-
-    with signals.orderly(), signals.told(warn, left):
-        with _timed(timings, "check", vis=parameters.get("vis"), imagename=parameters.get("imagename")):
-            request = inputs.check(parameters)
-        for note in request.notes:
-            log(note)
-        for warning in request.warnings:
-            log(warning, "WARN")
-        with staging.workspace(request.outfile) as work, guarded.session(MODULES[bool(request.vis)], [work.lock.fd]):
-            with _timed(timings, "load networks", models=request.models, device=request.device):
-                networks: Any = runner.load_networks(request.models, request.device)
-            log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
-            imagename = request.imagename
-            if request.vis:
-                with _timed(timings, "image", vis=request.vis):
-                    imagename = imaging.make_images(request, str(work.path), log)
-            with _timed(timings, "read", vis=request.vis, imagename=request.imagename, psf=request.psf, pb=request.pb):
-                cube, template = images.read_cube(imagename, request.psf, request.pb, log)
-            ny, nx = cube.shape
-            log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
-            space.require(str(work.path), space.products(template.shape, cube.shape), "the products")
-            options = pipeline.Options(mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms)
-            with _progress() as progress, _timed(timings, "find", vis=request.vis, imagename=request.imagename):
-                result = pipeline.run(cube, networks, options, log=log, progress=progress)
-            with _timed(timings, "write", outfile=request.outfile):
-                written = _write(work, request, result, cube, template, imagename, _history(parameters))
+    with _timed(timings, "check", vis=parameters.get("vis"), imagename=parameters.get("imagename")):
+        request = inputs.check(parameters)
+    for note in request.notes:
+        log(note)
+    for warning in request.warnings:
+        log(warning, "WARN")
+    with staging.workspace(request.outfile) as work, guarded.session(MODULES[bool(request.vis)], [work.lock.fd]):
+        _works.set(work)
+        with _timed(timings, "load networks", models=request.models, device=request.device):
+            networks: Any = runner.load_networks(request.models, request.device)
+        log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
+        imagename = request.imagename
+        if request.vis:
+            with _timed(timings, "image", vis=request.vis):
+                imagename = imaging.make_images(request, str(work.path), log)
+        with _timed(timings, "read", vis=request.vis, imagename=request.imagename, psf=request.psf, pb=request.pb):
+            cube, template = images.read_cube(imagename, request.psf, request.pb, log)
+        ny, nx = cube.shape
+        log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
+        space.require(str(work.path), space.products(template.shape, cube.shape), "the products")
+        options = pipeline.Options(mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms)
+        with _progress() as progress, _timed(timings, "find", vis=request.vis, imagename=request.imagename):
+            result = pipeline.run(cube, networks, options, log=log, progress=progress)
+        with _timed(timings, "write", outfile=request.outfile):
+            history = _history(parameters if inputs_given is None else inputs_given)
+            written = _write(work, request, result, cube, template, imagename, history)
+            if _title.get():
+                targetfolder.keep_for_page(request.outfile, result, cube)
     timings |= {f"find: {name}": seconds for name, seconds in result.timings.items()}
     timings["total"] = time.perf_counter() - started
     lines = products.summary(result.catalogue)
@@ -96,21 +139,118 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
     lines.append(f"report: {written['html']}")
     for line in lines:
         log(line)
-    if sys.stdout.isatty():
-        # Without CASA's logger window nobody would see the log.
-        sys.stdout.write("\n".join(lines) + "\n")
     return {
         "outfile": request.outfile,
         "counts": dict(result.counts) | {"sources": len(result.catalogue)},
         "products": written,
         "timings": timings,
-        "sources": [{name: row[name].item() if hasattr(row[name], "item") else row[name] for name in row.colnames}
-                    for row in result.catalogue],
+        "sources": _rows(result.catalogue),
+        "lines": lines,
+        "facts": {
+            "noise": float(result.catalogue.meta["noise"]), "beam": cube.beam_on_sky(), "nchan": cube.nchan,
+            "shape": cube.shape, "cell": cube.cell, "freq": (float(cube.freq[0]), float(cube.freq[-1])),
+            "frame": cube.frame, "warnings": list(request.warnings),
+        },
     }  # fmt: skip
+
+
+def _rows(table: Table) -> list[dict[str, Any]]:
+    """A table as plain Python."""
+    return [
+        {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in row.colnames} for row in table
+    ]
+
+
+def _programme(asked: inputs.Asked) -> plan.Programme:
+    """What there is to make of what is asked for.
+
+    What stands against a single image is told better by its own checks.
+    """
+    with failures.step("check", vis=asked.vis, imagename=asked.images):
+        if len(asked.images) > 1:
+            return plan.of_images(asked)
+        if asked.images:
+            return plan.Programme(())
+        try:
+            return plan.of_sets(asked)
+        except DataError:
+            inputs.check(asked.values)
+            raise
+
+
+def _of_one(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any]:
+    """The parameters of the only image: what was found of it takes the place of what was left open."""
+    if not programme.cubes:
+        return dict(asked.values)
+    for text in programme.left_out:
+        log(f"left out: {text}")
+    cube = programme.cubes[0]
+    if cube.error is not None:
+        raise cube.error
+    found = dict(asked.values)
+    if programme.left_out or len(cube.parameters["vis"]) < len(asked.vis):
+        found |= {name: cube.parameters[name] for name in ("vis", "field", "spw", "intent")}
+    return found | {name: cube.parameters[name] for name in ("specmode", "outframe", "phasecenter")}
+
+
+def _search_all(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any]:
+    """All cubes of several targets and windows, into a folder of their own."""
+    started = time.perf_counter()
+    sources = (*asked.vis, *asked.images)
+    outfile = outfiles.expanded(str(asked.values["outfile"] or "") or inputs.default_outfile(sources[0]))
+    outfiles.check_name(outfile)
+    number, where = archive.workers(asked, programme)
+    for note in programme.notes:
+        log(note)
+    for line in plan.lines(programme, where or number):
+        log(line)
+    with runfolder.run_folder(outfile, asked.values, sources, overwrite=bool(asked.values["overwrite"])) as folder:
+        for note in folder.notes:
+            log(note)
+        with _interruptible(lambda: f"what is done stays in {str(folder.path)!r}; the same call goes on from there"):
+            archive.run(programme, asked, folder, log)
+            back = targetfolder.close(folder, programme, time.perf_counter() - started)
+    for line in back["lines"]:
+        log(line)
+    _show(back.pop("lines"))
+    if not back["targets"]:
+        reasons = list(dict.fromkeys(back["failed"].values()))
+        raise DataError(f"none of {len(programme.cubes)} images could be made: {'; '.join(reasons[:3])}")
+    return back
+
+
+@contextmanager
+def _interruptible(left: Callable[[], str] | None = None) -> Iterator[None]:
+    """Say what an interruption has left."""
+    _works.set(None)
+
+    def unchanged() -> str:
+        work = _works.get()
+        return "all products are in place" if work and work.published else signals.UNCHANGED
+
+    with signals.told(warn, left or unchanged):
+        yield
+
+
+def _show(lines: Sequence[str]) -> None:
+    """Print what the log says last: without CASA's logger window nobody would see it."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+@contextmanager
+def titled(title: str) -> Iterator[None]:
+    """Put a title before all that is logged inside."""
+    token = _title.set(title)
+    try:
+        yield
+    finally:
+        _title.reset(token)
 
 
 def log(message: str, priority: str = "INFO") -> None:
     """Post a message to the CASA log."""
+    message = f"{_title.get()}: {message}" if _title.get() else message
     casalog.post(message, priority=priority, origin=ORIGIN)
     signals.check()
 
@@ -151,7 +291,7 @@ def _write(
     return work.publish(endings, overwrite=request.overwrite)
 
 
-def _history(parameters: dict[str, Any]) -> tuple[str, ...]:
+def _history(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     given = ", ".join(f"{name}={value!r}" for name, value in parameters.items() if value not in ("", [], None))
     return (f"sdeepfocus({given})",)
 
