@@ -27,6 +27,9 @@ from casa_deepfocus.errors import DeepFocusError, ParameterError
 
 LogTo = Callable[..., None]
 
+WRITES = ("casatasks", "casa_deepfocus.casa.imaging", "casa_deepfocus.casa.products")
+"""What the process that writes CASA's images needs; one serves all cubes of a process."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -188,7 +191,7 @@ def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo
     going = Run(programme, folder, log)
     going.start()
     if going.todo:
-        with makers(asked, programme) as mapped:
+        with guarded.session(WRITES, [folder.lock.fd]), makers(asked, programme) as mapped:
             for index, outcome in mapped(partial(make, going.jobs), going.todo):
                 going.take(index, outcome)
     return folder.state
@@ -231,6 +234,7 @@ def make(jobs: Mapping[int, Job], index: int) -> Outcome:
     start = time.perf_counter()
     if job.pid != os.getpid():
         guarded.configure(job.configuration)
+        guarded.keep_session(WRITES)
     from casa_deepfocus.casa import task_sdeepfocus
 
     try:

@@ -136,12 +136,20 @@ class Worker:
 
 
 _worker: ContextVar[Worker | None] = ContextVar("worker", default=None)
+_kept: list[Worker] = []
+"""The child of a process that works for another one; it ends with it."""
+
+
+def keep_session(modules: Sequence[str] = ()) -> None:
+    """One child for all calls of this process from now on."""
+    if not alone() and not _kept:
+        _kept.append(Worker(modules))
 
 
 @contextmanager
 def session(modules: Sequence[str] = (), keep: Sequence[int] = ()) -> Iterator[None]:
-    """One child for all calls inside; see `Worker`."""
-    if alone():
+    """One child for all calls inside, which an outer session may have already; see `Worker`."""
+    if alone() or _current() is not None:
         yield
         return
     worker: Worker | None = None
@@ -177,11 +185,19 @@ def call(function: Callable[..., Any], *args: Any, folder: str, **kwargs: Any) -
     """
     if alone():
         return function(*args, **kwargs)
-    worker = _worker.get()
+    worker = _current()
     if worker is not None:
         return worker.call(function, *args, folder=folder, **kwargs)
     with session():
         return call(function, *args, folder=folder, **kwargs)
+
+
+def _current() -> Worker | None:
+    """The child that is there, as long as it lives."""
+    kept = [worker for worker in _kept if worker.process.poll() is None]
+    _kept[:] = kept
+    worker = _worker.get() or (kept[0] if kept else None)
+    return worker if worker is None or worker.process.poll() is None else None
 
 
 def tclean(*, imagename: str, **parameters: Any) -> Any:

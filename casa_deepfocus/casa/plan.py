@@ -298,13 +298,14 @@ def _image_field(name: str, template: grids.Template) -> fields.ImageField:
 
 
 def lines(programme: Programme, workers: int) -> list[str]:
-    """What the log says before anything is made."""
+    """What the log says before anything is made; `workers` is 0 where a cluster makes it."""
     made = [cube for cube in programme.cubes if not cube.problem]
     number = len(programme.folders)
     total = sum(cube.seconds for cube in made) / max(1, workers)
     disk = sum(sorted((cube.disk for cube in made), reverse=True)[: max(1, workers)])
+    who = _counted(workers, "process") if workers else "a cluster"
     head = (
-        f"{_counted(number, 'target')}, {_counted(len(made), 'image')} to make in {_counted(workers, 'process')}: "
+        f"{_counted(number, 'target')}, {_counted(len(made), 'image')} to make in {who}: "
         f"about {_duration(total)}, {disk / 1e6:.0f} MB of disk at a time"
     )
     return [head, *(cube.told() for cube in programme.cubes), *(f"left out: {text}" for text in programme.left_out)]

@@ -135,8 +135,9 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
     timings |= {f"find: {name}": seconds for name, seconds in result.timings.items()}
     timings["total"] = time.perf_counter() - started
     lines = products.summary(result.catalogue)
-    lines.append(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
-    lines.append(f"report: {written['html']}")
+    if not _title.get():
+        lines.append(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
+        lines.append(f"report: {written['html']}")
     for line in lines:
         log(line)
     return {
@@ -202,7 +203,7 @@ def _search_all(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any
     number, where = archive.workers(asked, programme)
     for note in programme.notes:
         log(note)
-    for line in plan.lines(programme, where or number):
+    for line in plan.lines(programme, number if where is None else 0):
         log(line)
     with runfolder.run_folder(outfile, asked.values, sources, overwrite=bool(asked.values["overwrite"])) as folder:
         for note in folder.notes:
