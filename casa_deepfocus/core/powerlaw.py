@@ -98,9 +98,12 @@ def split(
             for values in (flux, freq)
         ]
         rest_error = 1.0 / np.sqrt(rest)
-    # Weights that are not those of the image put its rest outside of all bands.
-    low, high = np.nanmin(freq[:, parts], axis=1, initial=np.inf), np.nanmax(freq[:, parts], axis=1, initial=-np.inf)
-    enough &= (of_rest[1] >= low) & (of_rest[1] <= high)
+    # What is left is of the parts that were not measured; the weights are not quite those of the image.
+    others = ~measured & np.isfinite(freq[:, parts])
+    enough &= others.any(axis=1)
+    low = np.min(freq[:, parts], axis=1, where=others, initial=np.inf)
+    high = np.max(freq[:, parts], axis=1, where=others, initial=-np.inf)
+    of_rest[1] = np.clip(of_rest[1], low, high)
     for values, left in zip((flux, error, freq), (of_rest[0], rest_error, of_rest[1]), strict=True):
         values[some, image] = np.where(enough, left, np.nan)[some]
     return flux, error, freq
