@@ -51,21 +51,20 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
     request : Request
         For the header: the input and the parameters.
     """
-    field = _png(field_figure(result, cube))
+    field = png(field_figure(result, cube))
     Path(f"{prefix}.png").write_bytes(field)
     table = result.catalogue
     rows = []
-    for number, (row, detail) in enumerate(zip(table, result.details, strict=True)):
-        picture = _png(source_figure(row, detail, cube)) if number < PICTURES else b""
-        rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": _text(picture)})
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    page = environment.get_template("report.html").render(
+    for at, (row, detail) in enumerate(zip(table, result.details, strict=True)):
+        picture = png(source_figure(row, detail, cube)) if at < PICTURES else b""
+        rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": base64_text(picture)})
+    page = template("report.html").render(
         title=prefix.name,
         software=outfiles.SOFTWARE,
         verdict=_verdict(result),
         warnings=_warnings(cube),
-        field=_text(field),
-        probability=_text(_png(probability_figure(result, cube))),
+        field=base64_text(field),
+        probability=base64_text(png(probability_figure(result, cube))),
         heads=["", "name", "RA", "Dec", "freq [GHz]", "FWHM [arcsec]", "line FWHM [km/s]", "line flux [Jy km/s]",
                "continuum [mJy]", "SNR", "reliability", "flags"],
         rows=rows,
@@ -73,6 +72,20 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
         facts=_facts(result, cube, request),
     )  # fmt: skip
     Path(f"{prefix}.html").write_text(page, encoding="utf-8")
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of the folder templates; what cannot be printed in texts of headers is replaced."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )  # fmt: skip
+    return environment.get_template(name)
+
+
+def printable(text: str) -> str:
+    """A text without control characters and marks that turn its direction."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def field_figure(result: Result, cube: Cube) -> Figure:
@@ -223,15 +236,17 @@ def _sky_axes(figure: Figure, cube: Cube) -> Any:
     return axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
     stream = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(stream, format="png", dpi=110, metadata={"Software": outfiles.SOFTWARE})
     return stream.getvalue()
 
 
-def _text(png: bytes) -> str:
-    return base64.b64encode(png).decode("ascii")
+def base64_text(picture: bytes) -> str:
+    """A PNG file as the text that a page embeds."""
+    return base64.b64encode(picture).decode("ascii")
 
 
 def _verdict(result: Result) -> str:
@@ -251,27 +266,28 @@ def _warnings(cube: Cube) -> list[str]:
 
 def _cells(row: Row) -> list[dict[str, str]]:
     ra, dec = products.sexagesimal(float(row["ra"]), float(row["dec"]))
-    size = f"{_number(row['fwhm_maj'], 1.0)} x {_number(row['fwhm_min'], 1.0)}"
+    size = f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"
     return [
-        {"value": ra}, {"value": dec}, {"value": _number(row["freq"], 1e-9, 6)}, {"value": size},
-        _with_error(row, "line_fwhm", 1.0),
-        _with_error(row, "line_flux", 1.0) if products.has_line(row) else {"value": "-"},
-        _with_error(row, "continuum", 1e3),
-        {"value": _number(row["snr"], 1.0)}, {"value": _number(row["reliability"], 1.0)}, {"value": str(row["flags"])},
+        {"value": ra}, {"value": dec}, {"value": number(row["freq"], 1e-9, 6)}, {"value": size},
+        with_error(row, "line_fwhm", 1.0),
+        with_error(row, "line_flux", 1.0) if products.has_line(row) else {"value": "-"},
+        with_error(row, "continuum", 1e3),
+        {"value": number(row["snr"], 1.0)}, {"value": number(row["reliability"], 1.0)}, {"value": str(row["flags"])},
     ]  # fmt: skip
 
 
-def _with_error(row: Row, name: str, scale: float) -> dict[str, str]:
-    value, error = _number(row[name], scale), _number(row[f"{name}_err"], scale, 2)
+def with_error(row: Row, name: str, scale: float) -> dict[str, str]:
+    """A cell of a table: a column of a row and its error, in another unit."""
+    value, error = number(row[name], scale), number(row[f"{name}_err"], scale, 2)
     return {"value": value, "error": error if "-" not in (value, error) else ""}
 
 
-def _number(value: Any, scale: float, digits: int = 3) -> str:
+def number(value: Any, scale: float, digits: int = 3) -> str:
     """Significant digits, or decimals where more than 4 are asked for; '-' where not measured."""
-    number = float(value) * scale
-    if not np.isfinite(number):
+    scaled = float(value) * scale
+    if not np.isfinite(scaled):
         return "-"
-    return f"{number:.{digits}f}" if digits > 4 else f"{number:#.{digits}g}".rstrip(".")
+    return f"{scaled:.{digits}f}" if digits > 4 else f"{scaled:#.{digits}g}".rstrip(".")
 
 
 def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]]:

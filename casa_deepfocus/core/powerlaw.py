@@ -98,7 +98,7 @@ def split(
             for values in (flux, freq)
         ]
         rest_error = 1.0 / np.sqrt(rest)
-    # What is left is of the parts that were not measured, wherever the weights, which are not quite the image's, put it.
+    # What is left is of the parts that were not measured; the weights are not quite those of the image.
     others = ~measured & np.isfinite(freq[:, parts])
     enough &= others.any(axis=1)
     low = np.min(freq[:, parts], axis=1, where=others, initial=np.inf)
