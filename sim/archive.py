@@ -10,17 +10,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy import units as u
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from casa_deepfocus.core.cube import C_KMS
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.errors import ParameterError, ProductError
 from sim.archivesky import (
     DISH,
+    MOST_WINDOWS,
     Target,
     Window,
     calibrators,
@@ -43,6 +44,12 @@ BEAM_OVER_LONGEST = 1.0
 HOUR_ANGLES = 1.5
 """Executions are spread evenly between minus and plus this hour angle."""
 
+CALIBRATORS = 2
+"""Targets of an execution before the science targets."""
+
+Energies = dict[tuple[int, int], NDArray[np.float64]]
+"""Squared SNRs of the variants of a target's sources, by target and window."""
+
 VISITS = 2
 """Times that an execution looks at each target."""
 
@@ -64,7 +71,7 @@ class Recipe:
     corrected : bool, CORRECTED_DATA is the calibrated column, DATA the raw one; else DATA is the calibrated one
     single : bool, a window of a single channel too
     averages : bool, a channel-averaged copy of every window; wvr : bool, a water-vapour radiometer window
-    missing, flagged : tuple of (target, window), from 1: without data; all flagged. Target 0 stands for all
+    missing, flagged : sequence of (target, window), from 1: without data; all flagged. Target 0 stands for all
     """
 
     targets: int = 3
@@ -85,8 +92,8 @@ class Recipe:
     single: bool = False
     averages: bool = False
     wvr: bool = False
-    missing: tuple[tuple[int, int], ...] = ()
-    flagged: tuple[tuple[int, int], ...] = ()
+    missing: Sequence[tuple[int, int]] = ()
+    flagged: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         least = {
@@ -96,6 +103,8 @@ class Recipe:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ParameterError(name, getattr(self, name), "too small", f"give {value} or more")
+        if self.windows > MOST_WINDOWS:
+            raise ParameterError("windows", self.windows, "too many", f"give {MOST_WINDOWS} or fewer")
         if not self.snr > 0:
             raise ParameterError("snr", self.snr, "not positive")
         if self.mosaics > self.targets:
@@ -143,7 +152,11 @@ def write_archive(out: Path, recipe: Recipe) -> dict[str, tuple[Table, Table]]:
         for path, block in zip(paths, executions, strict=True):
             write_rows(path, block)
         seen = [energies(path, block, _variants(block)) for path, block in zip(paths, executions, strict=True)]
-        total = {key: sum(part[key] for part in seen if key in part) for key in set().union(*seen)}
+        place = {where: number for number, where in enumerate(_layout(windows, recipe.averages)[1])}
+        total: Energies = {}
+        for (target, window), energy in (item for part in seen for item in part.items()):
+            key = (target - CALIBRATORS, place[window])
+            total[key] = total.get(key, 0.0) + energy
         targets = [_scaled(number, target, windows, total) for number, target in enumerate(targets)]
         blocks = [replace(block, targets=(*block.targets[: block.science], *targets)) for block in executions]
         for path, block in zip(paths, blocks, strict=True):
@@ -222,7 +235,7 @@ def _layout(windows: Sequence[Window], averages: bool) -> tuple[list[Window], li
     for window in windows:
         place.append(len(layout))
         layout.append(window)
-        if averages:
+        if averages and window.nchan > 1:
             good = window.nchan - 2 * window.edge
             name = window.name.replace("FULL_RES", "CH_AVG")
             layout.append(Window(name, window.freq, good * window.width, 1, source=place[-1]))
@@ -241,20 +254,13 @@ def _variants(block: Execution) -> list[list[SkySource]]:
     return found
 
 
-CALIBRATORS = 2
-"""Targets of an execution before the science targets."""
-
-
-def _energy(number: int, target: Target, windows: Sequence[Window], total: dict[tuple[int, int], Any]) -> Any:
+def _energy(number: int, target: Target, windows: Sequence[Window], total: Energies) -> NDArray[np.float64]:
     """(nvariant, nwindow) squared SNR of the variants of a target's sources for 1 Jy."""
     count = sum(1 + len(source.lines) for source in target.sources)
-    averaged = max(window for _, window in total) + 1 > len(windows)
-    place = [index * (2 if averaged else 1) for index in range(len(windows))]
-    none = np.zeros(count)
-    return np.stack([total.get((number + CALIBRATORS, window), none) for window in place], axis=1)
+    return np.stack([total.get((number, window), np.zeros(count)) for window in range(len(windows))], axis=1)
 
 
-def _scaled(number: int, target: Target, windows: Sequence[Window], total: dict[tuple[int, int], Any]) -> Target:
+def _scaled(number: int, target: Target, windows: Sequence[Window], total: Energies) -> Target:
     """A target whose sources have the SNRs that they shall have."""
     energy = _energy(number, target, windows, total)
     continuum, lines, row = [], [], 0
@@ -273,7 +279,7 @@ def _scaled(number: int, target: Target, windows: Sequence[Window], total: dict[
 
 
 def _snrs(
-    number: int, target: Target, windows: Sequence[Window], total: dict[tuple[int, int], Any]
+    number: int, target: Target, windows: Sequence[Window], total: Energies
 ) -> list[NDArray[np.float64]]:
     """Matched-filter SNRs of every source, once it is scaled: (1 + nline, nwindow), the continuum first."""
     energy = _energy(number, target, windows, total)
@@ -318,6 +324,7 @@ LINE_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("dec", "deg", "of the source"),
     ("freq", "Hz", "centre, LSRK"),
     ("line_fwhm", "km/s", "radio convention"),
+    ("chan_width", "km/s", "of its window"),
     ("line_flux", "Jy km/s", "integrated"),
     ("peak", "Jy", "height, of the whole source"),
     ("snr", "", "matched filter, in its window"),
@@ -354,7 +361,7 @@ def truth_tables(
                     {
                         "source": name, "window": windows[at].name, "spw": at, "ra": source.ra, "dec": source.dec,
                         "freq": line.freq, "line_fwhm": line.fwhm, "line_flux": line_flux(line), "peak": line.peak,
-                        "snr": float(own[at]),
+                        "chan_width": abs(windows[at].width) / line.freq * C_KMS, "snr": float(own[at]),
                     }  # fmt: skip
                 )
         whole = float(np.hypot.reduce(snr[0]))

@@ -110,8 +110,13 @@ BASEBANDS = (
 )
 """Middle [Hz], channel width [Hz], channels, and whether the correlator works in time division (flagged edges)."""
 
-FURTHER_STEP = 0.6e9
-"""Distance [Hz] of further windows within a baseband."""
+FURTHER = ((218.1e9, 0.3e9), (219.4e9, 0.45e9), (230.5e9, 0.3e9), (232.9e9, 0.55e9))
+"""Middle [Hz] of the further windows of a baseband: so much, and so much more for each of them; none overlap."""
+
+MOST_WINDOWS = 16
+
+SINGLE = (236.5e9, 1.875e9)
+"""Middle and width [Hz] of a window of a single channel."""
 
 
 def science_windows(number: int, channels: int = 128, single: bool = False) -> list[Window]:
@@ -125,19 +130,22 @@ def science_windows(number: int, channels: int = 128, single: bool = False) -> l
     """
     found = []
     for index in range(number):
-        freq, width, nchan, division = BASEBANDS[index % len(BASEBANDS)]
-        turn = index // len(BASEBANDS)
+        baseband, turn = index % len(BASEBANDS), index // len(BASEBANDS)
+        freq, width, nchan, division = BASEBANDS[baseband]
         nchan = min(nchan, channels)
         # A pipeline flags a 32nd of a time-division window at each end.
         edge = max(1, nchan // 32) if division and not turn else 0
-        # Further windows of a baseband are narrower: they lie beside the first one, not in it.
-        narrow = width if not turn or not division else width / 16.0
-        away = FURTHER_STEP * turn + (0.5 * abs(width) * nchan if turn and division else 0.0)
-        name = f"ALMA_RB_06#BB_{index % len(BASEBANDS) + 1}#SW-{turn + 1:02d}#FULL_RES"
-        found.append(Window(name, freq + away, narrow, nchan, edge))
+        if turn:
+            start, step = FURTHER[baseband]
+            freq, width = start + step * turn, width / 16.0 if division else width
+        found.append(Window(_spw_name(baseband, turn), freq, width, nchan, edge))
     if single:
-        found.append(Window(f"ALMA_RB_06#BB_4#SW-{number // len(BASEBANDS) + 2:02d}#FULL_RES", 235.0e9, 1.875e9, 1))
+        found.append(Window(_spw_name(3, MOST_WINDOWS // len(BASEBANDS)), *SINGLE, 1))
     return found
+
+
+def _spw_name(baseband: int, turn: int) -> str:
+    return f"ALMA_RB_06#BB_{baseband + 1}#SW-{turn + 1:02d}#FULL_RES"
 
 
 def mosaic_offsets(number: int, spacing: float) -> NDArray[np.float64]:

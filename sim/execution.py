@@ -6,8 +6,9 @@ does; visibilities are analytic (`casa_backend.add_model`), the noise follows th
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from sim.casa_backend import (
 )
 from sim.skyfile import SkySource
 
-FIRST_DAY = 59000
-"""Day of the first execution [MJD]."""
+FIRST_DAY = 58900
+"""Day of the first execution [MJD], a night at which the targets culminate at midnight."""
 
 DAYS_BETWEEN = 9
-"""Days from one execution to the next: the Earth turns by 9 degrees, and TOPO against LSRK by up to 5 km/s."""
+"""Days from one execution to the next: TOPO changes against LSRK by 4 km/s."""
 
 SIDEREAL = 1.00273790935
 """Sidereal time that passes in a unit of solar time."""
@@ -52,6 +53,9 @@ SEFD_SCATTER = 0.15
 WVR_FREQ = (184.19e9, 185.25e9, 186.485e9, 188.51e9)
 WVR_WIDTH = (0.16e9, 0.75e9, 1.25e9, 2.5e9)
 """Channels of ALMA's water-vapour radiometers [Hz]."""
+
+WVR_SKY = (230.0, 160.0, 90.0, 60.0)
+"""What they see on a dry night [K]."""
 
 WVR_NAME = "WVR#NOMINAL"
 
@@ -308,9 +312,7 @@ def _fill_main(vis: Path, execution: Execution, calls: Sequence[tuple[int, int]]
         states = np.array([intents.index(target.intent) for target in execution.targets])
         table.putcol("SCAN_NUMBER", (scans[own] + 1).astype(np.int32))
         table.putcol("STATE_ID", states[targets[own]].astype(np.int32))
-        if execution.wvr:
-            cross = table.getcol("ANTENNA1") != table.getcol("ANTENNA2")
-            table.removerows(np.flatnonzero(cross & (table.getcol("DATA_DESC_ID") == 0)))
+    _sort(vis, execution)
     for target, window, rows in looks(vis, execution, nomodify=False):
         spectral = execution.windows[window]
         sefd = antenna_sefd(execution, window)
@@ -329,6 +331,19 @@ def _fill_main(vis: Path, execution: Execution, calls: Sequence[tuple[int, int]]
             flags[:] = True
         rows.putcol("FLAG", flags)
         rows.putcol("FLAG_ROW", flags.all(axis=(0, 1)))
+
+
+def _sort(vis: Path, execution: Execution) -> None:
+    """Rows in the order in which they were taken; sm leaves them window by window."""
+    copy = vis.with_suffix(".sorted")
+    # Rows cannot be taken out of a measurement set, but left out of a copy.
+    chosen = "DATA_DESC_ID != 0 || ANTENNA1 == ANTENNA2" if execution.wvr else ""
+    with casa_tool("table", vis) as table:
+        rows = table.query(chosen, sortlist="TIME, DATA_DESC_ID, ANTENNA1, ANTENNA2")
+        rows.copy(str(copy), deep=True, valuecopy=True).close()
+        rows.close()
+    shutil.rmtree(vis)
+    copy.rename(vis)
 
 
 def antenna_sefd(execution: Execution, window: int) -> NDArray[np.float64]:
@@ -380,16 +395,18 @@ def channel_energy(rows: Any, look: Look) -> list[NDArray[np.float64]]:
     return found
 
 
-def energies(vis: Path, execution: Execution, variants: Sequence[Sequence[SkySource]]) -> dict[tuple[int, int], Any]:
+def energies(
+    vis: Path, execution: Execution, variants: Sequence[Sequence[SkySource]]
+) -> dict[tuple[int, int], NDArray[np.float64]]:
     """Squared SNRs (nsource,) of the `variants` (by target) of every target and window."""
-    total: dict[tuple[int, int], Any] = {}
+    total: dict[tuple[int, int], NDArray[np.float64]] = {}
     with casa_tool("msmetadata", vis) as meta, casa_tool("measures") as me:
         for target, window, rows in looks(vis, execution):
             if execution.windows[window].source is not None or not variants[target]:
                 continue
             look = look_at(meta, me, variants[target], *_numbers(rows))
             seen = np.array([energy.sum() for energy in channel_energy(rows, look)])
-            total[target, window] = total.get((target, window), 0.0) + seen
+            total[target, window] = total.get((target, window), np.zeros(len(seen))) + seen
     return total
 
 
@@ -410,6 +427,11 @@ def write_data(vis: Path, execution: Execution) -> None:
             rows.putcol(column, data)
             add_model(rows, [column], look_at(meta, me, execution.targets[target].sources, field, description))
     _average(vis, execution, column)
+    if execution.wvr:
+        with casa_tool("table", vis, nomodify=False) as table, closing(table.query("DATA_DESC_ID==0")) as rows:
+            sky = np.full((1, len(WVR_SKY), rows.nrows()), 0.0, complex) + np.array(WVR_SKY)[:, None]
+            for name in {"DATA", column}:
+                rows.putcol(name, sky)
     if execution.corrected:
         _uncalibrate(vis, execution)
 
