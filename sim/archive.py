@@ -12,30 +12,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.cube import C_KMS
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.errors import ParameterError, ProductError
+from sim import almatables
 from sim.archivesky import (
-    DISH,
     MOST_WINDOWS,
     Target,
     Window,
     calibrators,
     draw_target,
-    line_flux,
     reference_frequency,
     science_windows,
     with_fluxes,
 )
+from sim.archivetruth import truth_tables, window_of
+from sim.archivevis import energies, write_data
 from sim.arrays import C_MS
-from sim.beams import airy
 from sim.casa_backend import casa_folder, read_uvw
 from sim.coverage import ARCSEC
-from sim.execution import Execution, Scan, energies, write_data, write_rows
+from sim.execution import Execution, Scan, make_rows
 from sim.skyfile import SkySource
 
 BEAM_OVER_LONGEST = 1.0
@@ -150,7 +148,7 @@ def write_archive(out: Path, recipe: Recipe) -> dict[str, tuple[Table, Table]]:
         executions = _executions(recipe, targets, windows)
         paths = [folder / f"uid___A002_X{recipe.seed:x}_X{block.number + 1:x}.ms" for block in executions]
         for path, block in zip(paths, executions, strict=True):
-            write_rows(path, block)
+            almatables.fill(path, block, make_rows(path, block))
         seen = [energies(path, block, _variants(block)) for path, block in zip(paths, executions, strict=True)]
         place = {where: number for number, where in enumerate(_layout(windows, recipe.averages)[1])}
         total: Energies = {}
@@ -270,7 +268,7 @@ def _scaled(number: int, target: Target, windows: Sequence[Window], total: Energ
         row += 1
         heights = []
         for line in source.lines:
-            own = np.sqrt(energy[row, _window_of(line.freq, windows)])
+            own = np.sqrt(energy[row, window_of(line.freq, windows)])
             # A line in a window without data is not there.
             heights.append(wanted_line / own if own > 0 else 0.0)
             row += 1
@@ -291,11 +289,6 @@ def _snrs(
     return found
 
 
-def _window_of(freq: float, windows: Sequence[Window]) -> int:
-    """Index of the window that holds a frequency [Hz, LSRK]."""
-    return next(n for n, window in enumerate(windows) if window.nchan > 1 and window.low <= freq <= window.high)
-
-
 def _beam(paths: Sequence[Path], freq: float) -> float:
     """FWHM [arcsec] of the beam, from the curvature of the PSF: the mean square of u and v."""
     uvw = np.concatenate([read_uvw(path) for path in paths])
@@ -303,105 +296,3 @@ def _beam(paths: Sequence[Path], freq: float) -> float:
     moments = np.linalg.eigvalsh(np.cov(uvw[:, :2].T, bias=True)) * (freq / C_MS) ** 2
     sigma = np.prod(moments) ** -0.25 / (2.0 * np.pi)
     return float(FWHM_PER_SIGMA * sigma / ARCSEC)
-
-
-SOURCE_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("ra", "deg", "right ascension, ICRS"),
-    ("dec", "deg", "declination, ICRS"),
-    ("fwhm_maj", "arcsec", "intrinsic; 0 of a point"),
-    ("fwhm_min", "arcsec", "intrinsic; 0 of a point"),
-    ("pa", "deg", "north through east"),
-    ("continuum", "Jy", "at the reference frequency (meta: freq0)"),
-    ("alpha", "", "spectral index of the continuum"),
-    ("pb", "", "primary beam of the nearest pointing at the reference frequency"),
-    ("snr", "", "the best of snr_line and snr_continuum"),
-    ("snr_line", "", "matched filter, of the best line"),
-    ("snr_continuum", "", "matched filter, of all windows together"),
-)
-
-LINE_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("ra", "deg", "of the source"),
-    ("dec", "deg", "of the source"),
-    ("freq", "Hz", "centre, LSRK"),
-    ("line_fwhm", "km/s", "radio convention"),
-    ("chan_width", "km/s", "of its window"),
-    ("line_flux", "Jy km/s", "integrated"),
-    ("peak", "Jy", "height, of the whole source"),
-    ("snr", "", "matched filter, in its window"),
-)
-
-
-def truth_tables(
-    target: Target, windows: Sequence[Window], snrs: Sequence[NDArray], beam: float
-) -> tuple[Table, Table]:
-    """The tables of a target's sources and lines.
-
-    Parameters
-    ----------
-    target : Target
-    windows : sequence of Window
-    snrs : sequence of (1 + nline, nwindow), of every source: continuum, then lines
-    beam : float [arcsec]
-
-    Returns
-    -------
-    sources : Table, one row a source; ``snr_continuum_1`` and so on are its continuum's SNR in each window
-    lines : Table, one row a line; `source` is the name of its source, `window` that of its window, `spw` its number
-    """
-    freq = reference_frequency(windows)
-    rows, lines = [], []
-    for number, (source, snr) in enumerate(zip(target.sources, snrs, strict=True), start=1):
-        name = f"S{number:02d}"
-        strongest = 0.0
-        for line, own in zip(source.lines, snr[1:], strict=True):
-            at = _window_of(line.freq, windows)
-            if line.peak:
-                strongest = max(strongest, float(own[at]))
-                lines.append(
-                    {
-                        "source": name, "window": windows[at].name, "spw": at, "ra": source.ra, "dec": source.dec,
-                        "freq": line.freq, "line_fwhm": line.fwhm, "line_flux": line_flux(line), "peak": line.peak,
-                        "chan_width": abs(windows[at].width) / line.freq * C_KMS, "snr": float(own[at]),
-                    }  # fmt: skip
-                )
-        whole = float(np.hypot.reduce(snr[0]))
-        rows.append(
-            {
-                "name": name, "kind": "gaussian" if source.fwhm_maj else "point", "ra": source.ra, "dec": source.dec,
-                "fwhm_maj": source.fwhm_maj, "fwhm_min": source.fwhm_min, "pa": source.pa,
-                "continuum": source.continuum, "alpha": source.alpha if source.continuum else np.nan,
-                "n_lines": sum(line["source"] == name for line in lines), "pb": _nearest(target, source, freq),
-                "snr": max(whole, strongest), "snr_line": strongest, "snr_continuum": whole,
-            }  # fmt: skip
-            | {f"snr_continuum_{n}": float(value) for n, value in enumerate(snr[0], start=1)}
-        )
-    edges = {"low": [float(window.low) for window in windows], "high": [float(window.high) for window in windows]}
-    meta = {
-        "target": target.name, "ra": target.ra, "dec": target.dec, "pointings": len(target.pointings), "freq0": freq,
-        "beam": beam, "frame": "LSRK", "radesys": "ICRS", "windows": [window.name for window in windows], **edges,
-    }  # fmt: skip
-    each = tuple(
-        (f"snr_continuum_{n}", "", f"matched filter, in {window.name}") for n, window in enumerate(windows, start=1)
-    )
-    return (
-        _table(rows, ("name", "kind", "n_lines"), (*SOURCE_COLUMNS, *each), meta),
-        _table(lines, ("source", "window", "spw"), LINE_COLUMNS, meta),
-    )
-
-
-def _table(rows: Sequence[dict], keys: Sequence[str], columns: Sequence[tuple[str, str, str]], meta: dict) -> Table:
-    table = Table(meta=dict(meta))
-    for key in keys:
-        kind = np.int64 if key in ("n_lines", "spw") else "U64"
-        table[key] = np.array([row[key] for row in rows], dtype=kind)
-    for name, unit, text in columns:
-        table[name] = np.array([row[name] for row in rows], dtype=float)
-        table[name].unit = u.Unit(unit) if unit else None
-        table[name].description = text
-    return table
-
-
-def _nearest(target: Target, source: SkySource, freq: float) -> float:
-    """Primary beam of the nearest pointing at a source."""
-    east = (source.ra - target.pointings[:, 0]) * np.cos(np.deg2rad(source.dec))
-    return float(airy(np.deg2rad(np.hypot(east, source.dec - target.pointings[:, 1]).min()), freq, DISH))

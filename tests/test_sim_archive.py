@@ -111,8 +111,8 @@ def image(folder: Path, target: str, window: int, centre: tuple[float, float], g
     tclean(
         vis=[str(path) for path in measurement_sets(folder)], imagename=str(out), field=target, spw=str(window),
         datacolumn="data", specmode="cube", outframe="LSRK", interpolation="nearest", imsize=[160, 160],
-        cell="0.4arcsec", phasecenter=f"ICRS {float(centre[0])!r}deg {float(centre[1])!r}deg", gridder=gridder, mosweight=False,
-        weighting="natural", niter=0, calcpsf=True, calcres=True, restoration=False, pblimit=0.1,
+        cell="0.4arcsec", phasecenter=f"ICRS {float(centre[0])!r}deg {float(centre[1])!r}deg", gridder=gridder,
+        mosweight=False, weighting="natural", niter=0, calcpsf=True, calcres=True, restoration=False, pblimit=0.1,
     )  # fmt: skip
     found = {}
     for name in ("residual", "pb"):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from sim.archive import folder_name, truth_tables
+from sim.archive import folder_name
 from sim.archivesky import Target, science_windows
+from sim.archivetruth import truth_tables
 from sim.skyfile import SkyLine, SkySource
 from training.__main__ import main
 from training.archive import ASKED_SNR, Judgement, judge, judge_folders
