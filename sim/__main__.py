@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from casa_deepfocus.errors import DeepFocusError, ParameterError
 
@@ -33,6 +34,28 @@ def _demo(args: argparse.Namespace) -> int:
     table = write_demo(Path(args.out), args.seed)
     sys.stdout.write(f"{args.out}/demo.ms and {args.out}/truth.ecsv: {len(table)} sources\n")
     return 0
+
+
+def _archive(args: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from sim.archive import Recipe, write_archive
+
+    out = Path(args.out)
+    recipe = Recipe(**{item.name: getattr(args, item.name) for item in fields(Recipe)})
+    for target, (sources, lines) in write_archive(out, recipe).items():
+        pointings = sources.meta["pointings"]
+        sys.stdout.write(f"{target}: {pointings} pointings, {len(sources)} sources, {len(lines)} lines\n")
+    sys.stdout.write(f"{out}: {recipe.executions} measurement sets, the truth in {out / 'truth'}\n")
+    return 0
+
+
+def _pair(text: str) -> tuple[int, int]:
+    target, _, window = text.partition(":")
+    try:
+        return int(target), int(window)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TARGET:WINDOW, such as 2:1") from None
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -155,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", required=True, metavar="DIR", help="folder for demo.ms and truth.ecsv")
     demo.add_argument("--seed", type=int, default=1, help="of the noise and the field's layout")
     demo.set_defaults(run=_demo)
+    _add_archive(commands)
     psfs = commands.add_parser(
         "psfs",
         help="build the library of PSFs anew",
@@ -166,6 +190,47 @@ def _parser() -> argparse.ArgumentParser:
     psfs.add_argument("--show", action="store_true", help="build nothing, say what the file holds")
     psfs.set_defaults(run=_psfs)
     return parser
+
+
+def _add_archive(commands: Any) -> None:
+    archive = commands.add_parser(
+        "archive",
+        help="simulate measurement sets as the ALMA archive has them (CASA)",
+        description="Write one measurement set for every execution, as ALMA's archive delivers them after calibration: "
+        "targets, mosaics, spectral windows, calibrators with their intents; and OUT/truth/<target>/sources.ecsv and "
+        "lines.ecsv.",
+        epilog="Example: python -m sim archive set --targets 3 --windows 4 --mosaic 7 --executions 2 --seed 1",
+    )
+    archive.add_argument("out", metavar="OUT", help="new folder for the measurement sets and the truth")
+    numbers: tuple[tuple[str, int, str], ...] = (
+        ("targets", 3, "science targets"),
+        ("windows", 4, "spectral windows, of different widths; the first in time division with flagged edges"),
+        ("mosaic", 7, "pointings of a mosaic"),
+        ("mosaics", 1, "how many of the targets, the first ones, are mosaics"),
+        ("executions", 2, "executions, a measurement set each, at other hour angles"),
+        ("seed", 1, "of everything that is drawn"),
+        ("sources", 4, "sources of a target; a mosaic has a third of its pointings more"),
+        ("channels", 128, "the most that a window may have"),
+        ("antennas", 16, "of the configuration, evenly taken"),
+        ("integrations", 4, "of a pointing at each of two visits, half as many in a mosaic"),
+    )
+    for name, value, text in numbers:
+        archive.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} ({value})")
+    archive.add_argument("--array", default="alma.cycle9.1", help="configuration of casadata (alma.cycle9.1)")
+    archive.add_argument("--integration", type=float, default=30.0, metavar="S", help="one integration [s] (30)")
+    archive.add_argument("--snr", type=float, default=1.0, metavar="F", help="factor on the sources' SNRs (1)")
+    archive.add_argument("--no-faint", dest="faint", action="store_false", help="no source too faint to be asked for")
+    archive.add_argument(
+        "--corrected", action="store_true", help="CORRECTED_DATA is calibrated, DATA is not; DATA alone by default"
+    )
+    archive.add_argument("--single", action="store_true", help="one more window, of a single channel")
+    archive.add_argument("--averages", action="store_true", help="a channel-averaged copy of every window (CH_AVG)")
+    archive.add_argument("--wvr", action="store_true", help="the window of the water-vapour radiometers")
+    for name, text in (("missing", "a target without data in a window"), ("flagged", "a window all flagged")):
+        archive.add_argument(
+            f"--{name}", type=_pair, nargs="+", default=(), metavar="T:W", help=f"{text}; from 1, target 0 is all"
+        )
+    archive.set_defaults(run=_archive)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import casa_deepfocus
 from casa_deepfocus.core.geometry import gaussian_image
 from casa_deepfocus.errors import DataError, MissingDependencyError, ProductError
-from sim.arrays import C_MS
+from sim.arrays import C_MS, simmos_folder
 from sim.beams import airy
 from sim.coverage import ARCSEC
 from sim.response import gaussian_transform
@@ -128,6 +128,19 @@ def casa_tool(kind: str, path: Path | None = None, **options: Any) -> Iterator[A
         yield tool
     finally:
         tool.done()
+
+
+def array_config(array: str) -> dict[str, Any]:
+    """The antennas of a configuration of casadata (without ``.cfg``), as ``simulator.setconfig`` wants them."""
+    from casatasks.private.simutil import simutil
+
+    file = simmos_folder() / f"{array}.cfg"
+    x, y, z, diameters, pads, names, telescope, site = simutil().readantenna(str(file))
+    return {
+        "telescopename": telescope, "x": np.array(x), "y": np.array(y), "z": np.array(z),
+        "dishdiameter": [float(diameter) for diameter in diameters], "mount": ["alt-az"], "antname": list(names),
+        "padname": list(pads), "coordsystem": "global", "referencelocation": site,
+    }  # fmt: skip
 
 
 def write_model_image(
@@ -308,14 +321,14 @@ def inject_ms(vis: Path, sources: Sequence[SkySource] | Path | str, out: Path) -
                         rows = table.query(f"FIELD_ID=={field} && DATA_DESC_ID=={description}")
                         try:
                             if rows.nrows():
-                                _add_model(rows, columns, _look(meta, me, given, field, description))
+                                add_model(rows, columns, look_at(meta, me, given, field, description))
                         finally:
                             rows.close()
         copy.rename(out)
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
+class Look:
     """One field in one spectral window.
 
     Attributes
@@ -332,7 +345,15 @@ class _Look:
     parts: list[tuple[NDArray[np.float64], list[Component]]]
 
 
-def _look(meta: Any, me: Any, sources: Sequence[SkySource], field: int, description: int) -> _Look:
+def look_at(meta: Any, me: Any, sources: Sequence[SkySource], field: int, description: int) -> Look:
+    """What a field and a data description of a measurement set see of sources.
+
+    Parameters
+    ----------
+    meta, me : msmetadata tool, open on the measurement set, and measures tool
+    sources : sequence of SkySource
+    field, description : int, numbers of the field and of the data description
+    """
     spw, polarization = meta.spwfordatadesc(description), meta.polidfordatadesc(description)
     centre, freq = meta.phasecenter(field), np.asarray(meta.chanfreqs(spw), dtype=float)
     time = float(np.mean(meta.timesforfield(field)))
@@ -350,7 +371,7 @@ def _look(meta: Any, me: Any, sources: Sequence[SkySource], field: int, descript
         if cosines is not None:
             parts.append((cosines, source.on_pixels(0.0, 0.0, 1.0, scale * freq).components(scale * freq)))
     diameters = meta.antennadiameter()
-    return _Look(
+    return Look(
         freq,
         np.flatnonzero(np.isin(meta.corrtypesforpol(polarization), PARALLEL_HANDS)),
         np.array([diameters[str(number)]["value"] for number in range(len(diameters))]),
@@ -369,7 +390,7 @@ def _direction_cosines(place: dict[str, Any], centre: dict[str, Any]) -> NDArray
     return np.array([east, north, -square / (1.0 + np.sqrt(1.0 - square))])
 
 
-def _add_model(rows: Any, columns: Sequence[str], look: _Look) -> None:
+def add_model(rows: Any, columns: Sequence[str], look: Look) -> None:
     """Add the visibilities of a look's sources to columns of its rows (a table)."""
     step = max(1, ROWS // len(look.freq))
     for start in range(0, rows.nrows(), step):
@@ -378,7 +399,7 @@ def _add_model(rows: Any, columns: Sequence[str], look: _Look) -> None:
         antennas = [rows.getcol(name, start, number) for name in ("ANTENNA1", "ANTENNA2")]
         model = np.zeros((len(look.freq), number), complex)
         for cosines, components in look.parts:
-            beam = _beam(look, float(np.hypot(*cosines[:2])), antennas)
+            beam = baseline_beam(look, float(np.hypot(*cosines[:2])), antennas)
             turns = look.freq[:, None] / C_MS * (cosines @ uvw)
             model += beam * np.exp(2j * np.pi * turns) * component_visibilities(components, uvw, look.freq)
         for column in columns:
@@ -387,7 +408,7 @@ def _add_model(rows: Any, columns: Sequence[str], look: _Look) -> None:
             rows.putcol(column, data, start, number)
 
 
-def _beam(look: _Look, radius: float, antennas: Sequence[NDArray]) -> NDArray[np.float64]:
+def baseline_beam(look: Look, radius: float, antennas: Sequence[NDArray]) -> NDArray[np.float64]:
     """Primary beam (nchan, nrow) of the baselines at a radius [rad]."""
     sizes, kind = np.unique(look.diameters, return_inverse=True)
     power = np.array([airy(radius, look.freq, size) for size in sizes])

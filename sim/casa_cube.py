@@ -19,7 +19,7 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, GAUSSIAN_LINE, gaussian_image, shape_to_covariance
 from casa_deepfocus.errors import DataError
 from sim import arrays
-from sim.casa_backend import casa_folder, casa_tool, write_model_image
+from sim.casa_backend import array_config, casa_folder, casa_tool, write_model_image
 from sim.coverage import Coverage, Grid
 from sim.cube import celestial_wcs, field_of
 from sim.defects import Defects
@@ -125,18 +125,12 @@ def make_vis(vis: Path, coverage: Coverage, grid: Grid, ra: float) -> None:
     DataError
         When the sm tool made other rows than the coverage has.
     """
-    from casatasks.private.simutil import simutil
-
-    file = arrays.simmos_folder() / f"{coverage.array}.cfg"
-    x, y, z, diameters, pads, names, telescope, site = simutil().readantenna(str(file))
-    feeds = "R L" if telescope in ("VLA", "EVLA") else "X Y"
+    config = array_config(coverage.array)
+    feeds = "R L" if config["telescopename"] in ("VLA", "EVLA") else "X Y"
     seconds = 3600.0 * coverage.hour_angles()
     with casa_tool("simulator") as sm, casa_tool("measures") as me:
         sm.open(str(vis))
-        sm.setconfig(
-            telescopename=telescope, x=x, y=y, z=z, dishdiameter=list(diameters), mount=["alt-az"],
-            antname=list(names), padname=list(pads), coordsystem="global", referencelocation=site,
-        )  # fmt: skip
+        sm.setconfig(**config)
         sm.setspwindow(
             spwname="spw0", freq=f"{grid.freq0!r}Hz", deltafreq=f"{grid.chan_width!r}Hz",
             freqresolution=f"{abs(grid.chan_width)!r}Hz", nchannels=grid.nchan, refcode="LSRK",

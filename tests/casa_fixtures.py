@@ -16,6 +16,7 @@ import pytest
 from casa_deepfocus.core.catalogue import COLUMNS
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.pipeline.state import Result, SourceDetail
+from sim.archive import Recipe
 
 C_KMS = 299792.458
 RA, DEC = 150.0, -20.0
@@ -191,6 +192,12 @@ def calibrated_ms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+ARCHIVE = Recipe(
+    targets=2, mosaic=3, windows=2, channels=24, sources=3, snr=2.0, faint=False, antennas=12, integrations=2, seed=5
+)  # fmt: skip
+"""The set of the fixture `archive`."""
+
+
 def right_of_mosaic() -> tuple[float, float]:
     """Offsets east and north [arcsec] of the right pointing's centre."""
     return MOSAIC[1].east, MOSAIC[1].north
@@ -202,6 +209,19 @@ def two_windows_ms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("windows") / "windows.ms"
     write_ms(path, windows=(Window(), Window(freq0=FREQ0 + 2e9)))
     return path
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `python -m sim archive` writes it: two executions of a mosaic of 3 and of a single pointing.
+
+    Two windows of 24 channels, sources of SNR 24 and more, the truth in ``truth/<target>``. Do not write to it.
+    """
+    from sim.archive import write_archive
+
+    out = tmp_path_factory.mktemp("archive") / "set"
+    write_archive(out, ARCHIVE)
+    return out
 
 
 @pytest.fixture(scope="session")

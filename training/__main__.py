@@ -1,4 +1,4 @@
-"""`python -m training {train,schedule,ablate,curves,export,score,evaluate}`, from the root of the repository."""
+"""`python -m training COMMAND`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "write trained networks as ONNX with their manifest",
     "score": "score a catalogue against a truth table",
     "evaluate": "simulate cubes, search them and score the result",
+    "archive": "judge the tables of a whole archive run",
 }
 
 
