@@ -100,8 +100,11 @@ def test_a_parameter_that_does_not_exist(tiny_images):
 
 
 def test_no_corrected_data(tiny_ms):
-    refused(ParameterError, "datacolumn=", "CORRECTED_DATA", "datacolumn='data'", vis=str(tiny_ms))
-    inputs.check({"vis": str(tiny_ms), "datacolumn": "data"})
+    refused(ParameterError, "datacolumn=", "CORRECTED_DATA", "datacolumn='data'", vis=str(tiny_ms),
+            datacolumn="corrected")  # fmt: skip
+    request = inputs.check({"vis": str(tiny_ms)})
+    assert request.tclean["datacolumn"] == "data"
+    assert any("DATA" in note and "no CORRECTED_DATA" in note for note in request.notes)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from casa_deepfocus import params
 from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.pipeline import Options
 
-OWN = "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models keepimages"
+OWN = "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster keepimages"
 TCLEAN = (
     "selectdata field spw timerange uvrange antenna scan observation intent datacolumn imsize cell phasecenter "
     "stokes projection specmode reffreq nchan start width outframe veltype restfreq interpolation "
@@ -19,7 +19,7 @@ TCLEAN = (
     "uvtaper parallel"
 )
 # Where our defaults are meant to be other than tclean's.
-OTHER_DEFAULTS = {"specmode": "cube", "imsize": [], "uvtaper": []}
+OTHER_DEFAULTS = {"specmode": "cube", "imsize": [], "uvtaper": [], "datacolumn": "", "interpolation": "nearest"}
 
 
 @pytest.fixture
@@ -45,6 +45,8 @@ def test_defaults(spec: params.TaskSpec) -> None:
         5.0,
         0.00025,
         "auto",
+        "",
+        "",
         "",
         False,
     ]

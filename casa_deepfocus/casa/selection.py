@@ -204,12 +204,14 @@ def _targets_only(chosen: Selected) -> Selected:
     for index, (before, seen) in enumerate(zip(chosen.surveys, surveys, strict=True)):
         if before is not seen:
             names = sorted({item.name for item in seen.fields})
-            notes.append(f"{seen.name}: imaging the scans of intent {TARGET} only ({listed(names)})")
+            notes.append(
+                f"{seen.name}: imaging the scans of intent {TARGET} only ({listed(names)}); "
+                f"left out: {next(text for text in left_out if text.startswith(seen.name)).partition(': ')[2]}"
+            )
         others = sorted({mode.split("#")[0] for mode in seen.intents if mode and TARGET not in mode})
         asked = {"field", "scanintent", "scan"} & set(selection(chosen.tclean, index))
         if not asked and others and not any(TARGET in mode for mode in seen.intents):
             warnings.append(f"{seen.name} has no scans of intent {TARGET}: imaging {', '.join(others)}")
-    notes += [f"left out: {reason}" for reason in left_out]
     return replace(chosen, tclean=tclean, surveys=surveys, notes=tuple(notes), warnings=tuple(warnings))
 
 

@@ -22,8 +22,9 @@ from casa_deepfocus.casa.measurementset import Field, Survey, Window, selection,
 from casa_deepfocus.casa.selection import TARGET, groups, pointings, primary_beam, targets_only
 from casa_deepfocus.errors import DataError
 
-CALIBRATOR = re.compile(r"[JB]?\d{4}[+-]\d{2,4}([^\d].*)?", re.IGNORECASE)
-"""Names of the IAU's style, of which calibrators' are: J1256-0547, 1331+305."""
+CALIBRATOR = re.compile(r"\d{4}[+-]\d{3}.*|3C(48|138|147|286)")
+"""Names of the VLA's list of calibrators, 1331+305, and of its flux density scale. Where a letter stands before such a
+name, J1342+0928, it may be what was observed."""
 
 NUMBERED = re.compile(r"[\s_.-]*\d+$")
 """What the names of a mosaic's pointings may differ by."""
@@ -185,7 +186,7 @@ def _without_calibrators(
     for index, seen in enumerate(surveys):
         asked = {"field", "scanintent", "scan"} & set(selection(tclean, index)) or not tclean.get("selectdata", True)
         known = any(TARGET in mode for mode in seen.intents)
-        named = [item for item in seen.fields if CALIBRATOR.fullmatch(item.name.strip())]
+        named = [item for item in seen.fields if CALIBRATOR.fullmatch(item.name.replace(" ", "").upper())]
         if asked or known or not named or len(named) == len(seen.fields):
             out.append(seen)
             continue
