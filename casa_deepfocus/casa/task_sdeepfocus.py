@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 from astropy.table import Table
 from casatasks import casalog
 from tqdm import tqdm
@@ -148,7 +149,7 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         "sources": _rows(result.catalogue),
         "lines": lines,
         "facts": {
-            "noise": float(result.catalogue.meta["noise"]), "beam": cube.beam_on_sky(), "nchan": cube.nchan,
+            "noise": float(np.nanmedian(result.noise)), "beam": cube.beam_on_sky(), "nchan": cube.nchan,
             "shape": cube.shape, "cell": cube.cell, "freq": (float(cube.freq[0]), float(cube.freq[-1])),
             "frame": cube.frame, "warnings": list(request.warnings),
         },
