@@ -262,13 +262,19 @@ def test_a_moving_target_stands_still_about_its_ephemeris(tmp_path: Path) -> Non
         finally:
             csys.done()
     good = np.abs(data).sum(axis=(1, 2)) > 0
-    profile = np.exp(-0.5 * ((freq / line["freq"] - 1.0) * C_KMS * FWHM_PER_SIGMA / line["line_fwhm"]) ** 2)
-    basis = np.stack([profile, np.ones(len(freq))], axis=1)[good]
-    plane = np.tensordot(np.linalg.pinv(basis)[0], data[good], 1)
+    speed = (freq / line["freq"] - 1.0) * C_KMS
+    sigma = line["line_fwhm"] / FWHM_PER_SIGMA
+    profile = np.exp(-0.5 * (speed / sigma) ** 2)
+    # With its derivative, whose share is the shift.
+    basis = np.stack([profile, profile * speed / sigma**2, np.ones(len(freq))], axis=1)[good]
+    weights = np.linalg.pinv(basis)
+    plane = np.tensordot(weights[0], data[good], 1)
     peak = np.unravel_index(plane.argmax(), plane.shape)
     # CASA's ephemeris is a minute off (TT), 0.2 arcsec at this speed.
     assert np.hypot(peak[1] - x, peak[0] - y) < 1.5
     assert plane.max() == pytest.approx(line["peak"] * sources["pb"][0], rel=0.1)
+    # The source recedes by 6 km/s from the observatory.
+    assert abs(weights[1] @ data[(good, *peak)] / plane.max()) < 3.0
 
 
 def test_errors_name_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
