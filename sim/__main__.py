@@ -226,6 +226,7 @@ def _add_archive(commands: Any) -> None:
     archive.add_argument("--single", action="store_true", help="one more window, of a single channel")
     archive.add_argument("--averages", action="store_true", help="a channel-averaged copy of every window (CH_AVG)")
     archive.add_argument("--wvr", action="store_true", help="the window of the water-vapour radiometers")
+    archive.add_argument("--moving", action="store_true", help="the last target moves: it has an ephemeris")
     for name, text in (("missing", "a target without data in a window"), ("flagged", "a window all flagged")):
         archive.add_argument(
             f"--{name}", type=_pair, nargs="+", default=(), metavar="T:W", help=f"{text}; from 1, target 0 is all"

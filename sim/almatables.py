@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.casa_backend import casa_tool
 from sim.execution import WVR_FREQ, WVR_WIDTH, Execution, antenna_sefd, looks
@@ -30,10 +31,13 @@ def fill(vis: Path, execution: Execution, calls: Sequence[tuple[int, int]]) -> N
 def _fill_subtables(vis: Path, execution: Execution) -> None:
     """Names, intents, sources and schedule, as ALMA's importasdm writes them."""
     names, fields = _spw_names(execution), execution.first_field
+    with casa_tool("table", vis) as table:
+        times = table.getcol("TIME")
     with casa_tool("table", vis / "FIELD", nomodify=False) as table:
         kinds = np.repeat(np.arange(len(execution.targets)), np.diff(fields))
         table.putcol("NAME", np.array([execution.targets[kind].name for kind in kinds]))
         table.putcol("SOURCE_ID", kinds.astype(np.int32))
+        table.putcol("TIME", np.full(len(kinds), times.min()))
         # sm writes J2000, ALMA's software ICRS.
         centres = np.deg2rad(np.concatenate([target.pointings for target in execution.targets]))
         for name in ("PHASE_DIR", "DELAY_DIR", "REFERENCE_DIR"):
@@ -59,22 +63,22 @@ def _fill_subtables(vis: Path, execution: Execution) -> None:
             table.putcol(name, np.full(len(intents), value))
         table.putcol("SUB_SCAN", np.ones(len(intents), np.int32))
     with casa_tool("table", vis / "OBSERVATION", nomodify=False) as table:
+        half = 0.5 * execution.integration
+        table.putcell("TIME_RANGE", 0, np.array([times.min() - half, times.max() + half]))
         table.putcell("OBSERVER", 0, "simulated")
         table.putcell("PROJECT", 0, "uid://A001/X1/X1")
         table.putcell("SCHEDULE_TYPE", 0, "ALMA")
         block = f"ExecBlock uid://A002/X{execution.seed:x}/X{execution.number + 1:x}"
         table.putcell("SCHEDULE", 0, np.array(["SchedulingBlock uid://A001/X1/X2", block]))
-    _fill_sources(vis, execution, middles)
+    _fill_sources(vis, execution, middles, times)
 
 
-def _fill_sources(vis: Path, execution: Execution, middles: Sequence[float]) -> None:
+def _fill_sources(vis: Path, execution: Execution, middles: Sequence[float], times: NDArray[np.float64]) -> None:
     """A row of SOURCE for every target and window; sm's are one a field, in no window."""
     with casa_tool("table", vis / "SOURCE", nomodify=False) as table:
         pairs = [(s, w) for s in range(len(execution.targets)) for w in range(len(middles))]
         table.addrows(max(0, len(pairs) - table.nrows()))
         table.removerows(np.arange(len(pairs), table.nrows()))
-        with casa_tool("table", vis) as main:
-            times = main.getcol("TIME")
         for row, (source, window) in enumerate(pairs):
             target = execution.targets[source]
             table.putcell("DIRECTION", row, np.deg2rad([target.ra, target.dec]))

@@ -33,7 +33,8 @@ from sim.archivevis import energies, write_data
 from sim.arrays import C_MS
 from sim.casa_backend import casa_folder, read_uvw
 from sim.coverage import ARCSEC
-from sim.execution import Execution, Scan, make_rows
+from sim.ephemeris import attach, first_time, moved
+from sim.execution import Execution, Scan, first_seen, make_rows, scheduled
 from sim.skyfile import SkySource
 
 BEAM_OVER_LONGEST = 1.0
@@ -47,6 +48,9 @@ CALIBRATORS = 2
 
 Energies = dict[tuple[int, int], NDArray[np.float64]]
 """Squared SNRs of the variants of a target's sources, by target and window."""
+
+RATE = (12.0, -5.0)
+"""How fast a moving target moves to the east and north [arcsec/h]: about a beam in an execution."""
 
 VISITS = 2
 """Times that an execution looks at each target."""
@@ -69,6 +73,7 @@ class Recipe:
     corrected : bool, CORRECTED_DATA is the calibrated column, DATA the raw one; else DATA is the calibrated one
     single : bool, a window of a single channel too
     averages : bool, a channel-averaged copy of every window; wvr : bool, a water-vapour radiometer window
+    moving : bool, the last target moves, a single pointing with an ephemeris
     missing, flagged : sequence of (target, window), from 1: without data; all flagged. Target 0 stands for all
     """
 
@@ -90,6 +95,7 @@ class Recipe:
     single: bool = False
     averages: bool = False
     wvr: bool = False
+    moving: bool = False
     missing: Sequence[tuple[int, int]] = ()
     flagged: Sequence[tuple[int, int]] = ()
 
@@ -107,6 +113,8 @@ class Recipe:
             raise ParameterError("snr", self.snr, "not positive")
         if self.mosaics > self.targets:
             raise ParameterError("mosaics", self.mosaics, f"more than the {self.targets} targets")
+        if self.moving and self.mosaics == self.targets:
+            raise ParameterError("moving", self.moving, "the last target is a mosaic", "give fewer mosaics")
         for name in ("missing", "flagged"):
             for target, window in getattr(self, name):
                 if not (0 <= target <= self.targets and 1 <= window <= self.windows + self.single):
@@ -145,20 +153,23 @@ def write_archive(out: Path, recipe: Recipe) -> dict[str, tuple[Table, Table]]:
         folder.mkdir()
         windows = science_windows(recipe.windows, recipe.channels, recipe.single)
         targets = _draw(recipe, windows)
-        executions = _executions(recipe, targets, windows)
+        executions = [scheduled(block) for block in _executions(recipe, targets, windows)]
+        blocks = [_placed(block, executions[0], targets) for block in executions]
         paths = [folder / f"uid___A002_X{recipe.seed:x}_X{block.number + 1:x}.ms" for block in executions]
-        for path, block in zip(paths, executions, strict=True):
+        for path, block in zip(paths, blocks, strict=True):
             almatables.fill(path, block, make_rows(path, block))
-        seen = [energies(path, block, _variants(block)) for path, block in zip(paths, executions, strict=True)]
-        place = {where: number for number, where in enumerate(_layout(windows, recipe.averages)[1])}
+        seen = [energies(path, block, _variants(block)) for path, block in zip(paths, blocks, strict=True)]
+        windowed = {where: number for number, where in enumerate(_layout(windows, recipe.averages)[1])}
         total: Energies = {}
         for (target, window), energy in (item for part in seen for item in part.items()):
-            key = (target - CALIBRATORS, place[window])
+            key = (target - CALIBRATORS, windowed[window])
             total[key] = total.get(key, 0.0) + energy
         targets = [_scaled(number, target, windows, total) for number, target in enumerate(targets)]
-        blocks = [replace(block, targets=(*block.targets[: block.science], *targets)) for block in executions]
-        for path, block in zip(paths, blocks, strict=True):
-            write_data(path, block)
+        for path, block in zip(paths, executions, strict=True):
+            write_data(path, _placed(block, executions[0], targets))
+            for number, target in enumerate(targets, start=CALIBRATORS):
+                if any(target.rate):
+                    attach(path, block, number, target, first_time(paths[0], executions[0], number))
         beam = _beam(paths, reference_frequency(windows))
         tables = {}
         for number, target in enumerate(targets):
@@ -188,11 +199,11 @@ def _draw(recipe: Recipe, windows: Sequence[Window]) -> list[Target]:
         pointings = recipe.mosaic if number < recipe.mosaics else 1
         more = pointings // 3
         rng = np.random.default_rng([recipe.seed, 1, number])
-        found.append(
-            draw_target(
-                number, pointings, recipe.sources + more, windows, beam, rng, snr=recipe.snr, faint=recipe.faint
-            )
+        target = draw_target(
+            number, pointings, recipe.sources + more, windows, beam, rng, snr=recipe.snr, faint=recipe.faint
         )
+        moves = recipe.moving and number == recipe.targets - 1
+        found.append(replace(target, rate=RATE) if moves else target)
     return found
 
 
@@ -224,6 +235,15 @@ def _executions(recipe: Recipe, targets: Sequence[Target], windows: Sequence[Win
         )  # fmt: skip
         for number, angle in enumerate(spread)
     ]
+
+
+def _placed(block: Execution, first: Execution, targets: Sequence[Target]) -> Execution:
+    """An execution with the science targets where they are when it first sees them; in `first` they do not move."""
+    there = [
+        moved(target, first_seen(block, number) - first_seen(first, number))
+        for number, target in enumerate(targets, start=CALIBRATORS)
+    ]
+    return replace(block, targets=(*block.targets[:CALIBRATORS], *there))
 
 
 def _layout(windows: Sequence[Window], averages: bool) -> tuple[list[Window], list[int]]:

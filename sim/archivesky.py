@@ -91,6 +91,7 @@ class Target:
     sources : tuple of SkySource
     snrs : tuple of (continuum, line) matched-filter SNRs that the sources shall have; NaN for what they lack
     intent : str, of its scans
+    rate : (east, north) [arcsec/h] at which it moves, its sources with it
     """
 
     name: str
@@ -100,6 +101,7 @@ class Target:
     sources: tuple[SkySource, ...]
     snrs: tuple[tuple[float, float], ...] = ()
     intent: str = "OBSERVE_TARGET#ON_SOURCE"
+    rate: tuple[float, float] = (0.0, 0.0)
 
 
 BASEBANDS = (

@@ -91,8 +91,9 @@ def truth_tables(
         )
     edges = {"low": [float(window.low) for window in windows], "high": [float(window.high) for window in windows]}
     meta = {
-        "target": target.name, "ra": target.ra, "dec": target.dec, "pointings": len(target.pointings), "freq0": freq,
-        "beam": beam, "frame": "LSRK", "radesys": "ICRS", "windows": [window.name for window in windows], **edges,
+        "target": target.name, "ra": target.ra, "dec": target.dec, "pointings": len(target.pointings),
+        "rate": list(target.rate), "freq0": freq, "beam": beam, "frame": "LSRK", "radesys": "ICRS",
+        "windows": [window.name for window in windows], **edges,
     }  # fmt: skip
     each = tuple(
         (f"snr_continuum_{n}", "", f"matched filter, in {window.name}") for n, window in enumerate(windows, start=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Execution:
     flagged : frozenset of (target, window) whose rows are all flagged
     corrected : bool, whether there is a CORRECTED_DATA beside a DATA that is not calibrated
     wvr : bool, whether the rows of the water-vapour radiometers are there
+    start : float [MJD, UTC]; NaN until `scheduled`
     """
 
     number: int
@@ -84,6 +85,7 @@ class Execution:
     flagged: frozenset[tuple[int, int]] = frozenset()
     corrected: bool = False
     wvr: bool = False
+    start: float = np.nan
 
     @property
     def first_field(self) -> NDArray[np.int64]:
@@ -129,8 +131,7 @@ def make_rows(vis: Path, execution: Execution) -> list[tuple[int, int]]:
     """
     config = antenna_table(execution)
     with casa_tool("simulator") as sm, casa_tool("measures") as me:
-        start = _start(execution, me, config["referencelocation"])
-        ratio = _doppler(execution, me, config["referencelocation"], start)
+        ratio = _doppler(execution, me, config["referencelocation"])
         sm.open(str(vis))
         sm.setconfig(**config)
         if execution.wvr:
@@ -149,7 +150,7 @@ def make_rows(vis: Path, execution: Execution) -> list[tuple[int, int]]:
         sm.setlimits(shadowlimit=1e-6, elevationlimit=f"{ELEVATION}deg")
         sm.settimes(
             integrationtime=f"{execution.integration!r}s", usehourangle=False,
-            referencetime=me.epoch("UTC", f"{start!r}d"),
+            referencetime=me.epoch("UTC", f"{execution.start!r}d"),
         )  # fmt: skip
         return _observe(sm, execution)
 
@@ -161,14 +162,21 @@ def _set_window(sm: Any, name: str, freq: float, width: float, nchan: int, stoke
     )  # fmt: skip
 
 
-def _start(execution: Execution, me: Any, site: dict[str, Any]) -> float:
-    """When the execution starts [MJD, UTC]."""
+def scheduled(execution: Execution) -> Execution:
+    """The same execution with its start, such that its middle is at its hour angle."""
     day = float(FIRST_DAY + DAYS_BETWEEN * execution.number)
-    me.doframe(site)
-    sidereal = me.measure(me.epoch("UTC", f"{day!r}d"), "LAST")["m0"]["value"] % 1.0 * 24.0
+    with casa_tool("measures") as me:
+        me.doframe(antenna_table(execution)["referencelocation"])
+        sidereal = me.measure(me.epoch("UTC", f"{day!r}d"), "LAST")["m0"]["value"] % 1.0 * 24.0
     wanted = execution.targets[execution.science].ra / 15.0 + execution.hour_angle
     hours = (wanted - sidereal) % 24.0 / SIDEREAL
-    return day + hours / 24.0 - 0.5 * sum(_lengths(execution)) / 86400.0
+    return replace(execution, start=day + hours / 24.0 - 0.5 * sum(_lengths(execution)) / 86400.0)
+
+
+def first_seen(execution: Execution, target: int) -> float:
+    """When the first scan of a target (its index) starts [MJD, UTC]."""
+    before = next(number for number, scan in enumerate(execution.scans) if scan.target == target)
+    return execution.start + sum(_lengths(execution)[:before]) / 86400.0
 
 
 def _lengths(execution: Execution) -> list[float]:
@@ -179,10 +187,10 @@ def _lengths(execution: Execution) -> list[float]:
     ]
 
 
-def _doppler(execution: Execution, me: Any, site: dict[str, Any], start: float) -> float:
+def _doppler(execution: Execution, me: Any, site: dict[str, Any]) -> float:
     """Observed frequency over that in LSRK, when and where the execution starts: set once, as ALMA does."""
     target = execution.targets[execution.science]
-    me.doframe(me.epoch("UTC", f"{start!r}d"))
+    me.doframe(me.epoch("UTC", f"{execution.start!r}d"))
     me.doframe(site)
     me.doframe(me.direction("ICRS", f"{target.ra!r}deg", f"{target.dec!r}deg"))
     return float(me.measure(me.frequency("LSRK", "1e11Hz"), "TOPO")["m0"]["value"] / 1e11)
