@@ -28,6 +28,9 @@ ENDING = ".targets"
 RECORD, WORK, OLD = "run.json", ".work", ".old"
 DONE, FAILED = "done", "failed"
 
+PATIENCE = 3.0
+"""How long a run waits for another's folder [s]: a killed process takes a moment to end."""
+
 IDENTITY = ("table.dat", "table.f*")
 """Files of a table whose sizes and times tell whether it is still the same."""
 
@@ -197,7 +200,7 @@ def check(outfile: str, mine: str, *, overwrite: bool) -> dict[str, Any] | None:
 
 
 def _lock(path: Path, outfile: str) -> Lock:
-    deadline = time.monotonic() + 3.0
+    deadline = time.monotonic() + PATIENCE
     while True:
         lock = Lock.take(path) if (path / NAME).exists() else Lock.make(path, os.path.basename(outfile))
         if lock is not None:
