@@ -27,6 +27,7 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.detection import integrated_map, weighted_mean
 from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.core.mosaic import Pointings
 from casa_deepfocus.core.noise import blank_to_zero, channel_noise, channel_peaks, inverse_variance
 from casa_deepfocus.core.psf import Imager, has_sidelobes
 from casa_deepfocus.core.whitening import NoiseModel, as_natural
@@ -223,10 +224,18 @@ def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray, t
             sigma = channel_noise(np.where(blank, np.nan, data), peaks)
     if blank.any():
         data[blank] = np.nan
-    imager = Imager(work.psf, work.shape)
+    imager = Imager(work.psf, work.shape, pointings=_pointings(work))
     fit = JointFit(data, sigma, imager, work.beam_covariance())
     probability = np.zeros(cube.shape, dtype=np.float32)
     return Search(work, networks, options, sigma, fit, imager, probability, taken.unit, peaks, taken.assumed)
+
+
+def _pointings(cube: Cube) -> Pointings | None:
+    """Those of a mosaic, at the middle of the band: over a band of 2 per cent K changes by less than 2 per cent."""
+    if cube.mosaic is None:
+        return None
+    nearest = int(np.argmin(np.abs(cube.freq - cube.mosaic.freq))) if len(cube.psf) > 1 else 0
+    return Pointings(cube.mosaic, cube.shape, float(np.mean(cube.freq)), cube.psf[nearest])
 
 
 def collapse(cube: Cube, sigma: NDArray) -> Cube:
