@@ -18,9 +18,6 @@ from sim.casa_backend import casa_tool, inject_ms
 from sim.casa_cube import EPOCH
 from sim.skyfile import SkySource
 
-HEXAGON = np.array([[0.0, 0.0]] + [[np.cos(a), np.sin(a)] for a in np.arange(6) * np.pi / 3.0])
-"""A pointing and the six around it, one step apart: (7, 2), east and north."""
-
 
 @dataclass(frozen=True)
 class MosaicPlan:

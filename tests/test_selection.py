@@ -58,7 +58,7 @@ def test_pointings_that_do_not_overlap_are_no_mosaic(calibrated_ms):
 
 
 def test_the_gridder_is_chosen_by_the_pointings(calibrated_ms, tiny_ms):
-    """Several that hang together are a mosaic, one and several in one direction are not, those far apart are refused."""
+    """Several that hang together are a mosaic; one is not, nor are several in one direction."""
     request = check(calibrated_ms)
     assert request.tclean["gridder"] == "mosaic" and any("2 pointings" in note for note in request.notes)
     for one in (check(calibrated_ms, field="left"), check(tiny_ms), check(calibrated_ms, phasecenter="TRACKFIELD")):

@@ -34,8 +34,8 @@ NEGLIGIBLE = 1e-4
 """W_p(x0) below which a term does not count for a source at x0."""
 
 LEFT_OUT = 5e-4
-"""Rms over the whole PSF [peak] that the principal images of the differences between PSFs may leave: half of what the
-primary beams of an imager leave."""
+"""Rms over the whole PSF [peak] that the principal images of the differences between PSFs may leave: as much as the
+approximations of an imager's primary beams leave."""
 
 MOST_IMAGES = 24
 MOST_BYTES = 400_000_000
@@ -177,6 +177,7 @@ class Pointings:
     freq : float [Hz], 0 for that of the mosaic
     psf : (py, px) float32, the cube's PSF at the frequency of the mosaic's; needed where the mosaic has any
     grid : (gy, gx) on which the images are transformed, for their memory; of twice the image by default
+    left : float [peak], rms that the principal images may leave
 
     Attributes
     ----------
@@ -190,10 +191,12 @@ class Pointings:
         freq: float = 0.0,
         psf: NDArray[np.float32] | None = None,
         grid: tuple[int, int] | None = None,
+        left: float = LEFT_OUT,
     ) -> None:
         self.mosaic = mosaic
         self.shape = shape
         self.freq = freq or mosaic.freq
+        self._typical: NDArray[np.float32] | None = None
         step = max(mosaic.fwhm() / NODES_PER_BEAM, 1.0)
         self._axes = [_nodes(0, side - 1, step) for side in shape]
         self._shares = np.empty((len(mosaic.weights), len(self._axes[0]), len(self._axes[1])), np.float32)
@@ -208,7 +211,7 @@ class Pointings:
             height, width = grid or (2 * shape[0], 2 * shape[1])
             most = int(max(1, min(MOST_IMAGES, MOST_BYTES // (8 * height * (width // 2 + 1)))))
             weights = np.bincount(mosaic.psf_class, mosaic.weights, len(mosaic.psfs))
-            self.images, mixing = principal_differences(mosaic.psfs, psf, weights, most)
+            self.images, mixing = principal_differences(mosaic.psfs, psf, weights, most, left)
             self._mixing = mixing[mosaic.psf_class]
 
     def on(self, x: NDArray, y: NDArray, x0: float, y0: float) -> NDArray[np.float32]:
@@ -223,6 +226,12 @@ class Pointings:
         """(b,) K_b(x0, x0): the PSF of a source as its surroundings see it is PSF + sum_b of this times `images`."""
         square = self._here(x0, y0) ** 2
         return (square @ self._mixing).astype(np.float32)
+
+    def typical(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """(py, px) K as if it were a function of x - x0 alone, see `Mosaic.typical`; the last one is remembered."""
+        if self._typical is None or self._typical.shape != shape:
+            self._typical = self.mosaic.typical(shape, self.freq)
+        return self._typical
 
     def _here(self, x0: float, y0: float) -> NDArray[np.float64]:
         x0, y0 = float(np.clip(x0, 0, self.shape[1] - 1)), float(np.clip(y0, 0, self.shape[0] - 1))
@@ -245,7 +254,7 @@ class Pointings:
 
 
 def principal_differences(
-    psfs: NDArray[np.float32], psf: NDArray[np.float32], weights: NDArray, most: int
+    psfs: NDArray[np.float32], psf: NDArray[np.float32], weights: NDArray, most: int, left: float = LEFT_OUT
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A few images of which the differences of PSFs from a common one are linear combinations.
 
@@ -255,10 +264,11 @@ def principal_differences(
     psf : (py, px) float32, the common one
     weights : (nclass,), how much each counts for which images are kept; none is left out for it
     most : int, largest number of images
+    left : float, rms over the PSF that they may leave
 
     Returns
     -------
-    images : (b, py, px) float32, as few as leave an rms of `LEFT_OUT`, and mixing : (nclass, b) float32
+    images : (b, py, px) float32, as few as leave no more, and mixing : (nclass, b) float32
     """
     flat = (psfs - psf).reshape(len(psfs), -1)
     root = np.sqrt(np.maximum(weights / weights.max(), 1e-3))
@@ -271,9 +281,9 @@ def principal_differences(
         kept = vectors[:, :number]
         # Images = kept' root D; back by kept / root.
         back = (kept / root[:, None]) @ (kept * root[:, None]).T
-        left = np.eye(len(psfs)) - back
-        rms = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", left, gram, left), 0.0).max() / flat.shape[1])
-        if rms <= LEFT_OUT:
+        rest = np.eye(len(psfs)) - back
+        rms = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rest, gram, rest), 0.0).max() / flat.shape[1])
+        if rms <= left:
             break
     images = np.tensordot((kept * root[:, None]).T.astype(np.float32), flat, axes=1)
     return images.reshape(number, *psf.shape), (kept / root[:, None]).astype(np.float32)

@@ -245,6 +245,13 @@ class Imager:
         """(py, px) PSF of a channel."""
         return self.psf[chan if self.psf.shape[0] > 1 else 0]
 
+    def typical_plane(self, chan: int) -> NDArray[np.float32]:
+        """(py, px) PSF of a channel; of a mosaic times the typical modulation: the dirty image of a source anywhere."""
+        plane = self.plane(chan)
+        if self.pointings is None:
+            return plane
+        return plane * self.pointings.typical((plane.shape[0], plane.shape[1]))
+
     def stamp(self, chan: int, half: int, place: tuple[float, float] | None = None) -> NDArray[np.float32]:
         """(2 half, 2 half) PSF of a channel around its centre, which comes to pixel (half, half).
 
