@@ -10,6 +10,7 @@ from benchmarks import (
     faults,
     fidelity,
     kills,
+    mosaic,
     networks,
     noise,
     peers,
@@ -40,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("fidelity", fidelity, "the fast simulator beside CASA: images and noise"),
         ("throughput", throughput, "cubes an hour of CASA and of the fast simulator, side by side"),
         ("kills", kills, "runs that are killed and disks that fill: nothing lost, nothing left behind"),
+        ("mosaic", mosaic, "the model of a mosaic's dirty image beside tclean's; mosaics beside single pointings"),
         ("peers", peers, "other source finders on the same simulated cubes"),
     ):
         command = commands.add_parser(name, help=text)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import j1
+from numpy.typing import NDArray
 
-from sim import arrays
+from casa_deepfocus.core.airy import airy
 from sim.coverage import ARCSEC
 
-DISHES = {12.0: (10.7, 0.75), 7.0: (6.25, 0.75), 25.0: (25.0, 2.36)}
-"""Effective diameter and blockage [m] of CASA's Airy primary beams, by the antennas' diameter.
-
-Fitted to tclean's own .pb: they agree within 1.1e-4 down to 0.01, where CASA's end.
-"""
-
+__all__ = ["airy", "primary_beam"]
 
 def primary_beam(
     npix: int, cell: float, freq: float, diameter: float, *, centre: float | None = None
@@ -34,15 +28,3 @@ def primary_beam(
     """
     axis = (np.arange(npix) - (npix // 2 if centre is None else centre)) * cell * ARCSEC
     return airy(np.hypot(axis[:, None], axis[None, :]), freq, diameter)
-
-
-def airy(radius: ArrayLike, freq: float, diameter: float) -> NDArray[np.float64]:
-    """Power pattern at a radius [rad], see `primary_beam`."""
-    effective, blockage = DISHES.get(round(diameter, 1), (diameter, 0.0625 * diameter))
-    argument = np.maximum(np.pi * effective * freq / arrays.C_MS * np.asarray(radius, dtype=float), 1e-9)
-    # As CASA computes it, with the blockage's pattern at D/b instead of b/D times the argument. That lifts
-    # the beam by 1 % off its centre; simobserve and tclean share it, so a truth must have it too.
-    ratio = effective / blockage
-    wide = argument * ratio
-    voltage = (ratio**2 * 2.0 * j1(argument) / argument - 2.0 * j1(wide) / wide) / (ratio**2 - 1.0)
-    return voltage**2

@@ -40,6 +40,7 @@ FORBIDDEN = {
     "sim/fast.py": CASA | {"onnxruntime", "training", "casa_deepfocus.casa", "casa_deepfocus.pipeline"},
     "sim/synthesis.py": CASA | {"onnxruntime", "training", "casa_deepfocus.casa", "casa_deepfocus.pipeline"},
     "sim/casa_backend.py": TORCH | {"onnxruntime", "training", "casa_deepfocus.pipeline"},
+    "sim/casa_mosaic.py": TORCH | {"onnxruntime", "training", "casa_deepfocus.pipeline"},
     "sim/casa_cube.py": TORCH | {"onnxruntime", "training", "casa_deepfocus.pipeline"},
     "training": CASA | {"casa_deepfocus.casa"},
 }  # fmt: skip

@@ -28,7 +28,7 @@ def make(vis, **parameters):
     folder = Path("work")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    name = imaging.make_images(request, str(folder), silent)
+    name = imaging.make_images(request, str(folder), silent).name
     assert sorted(p.name for p in folder.iterdir()) == ["dirty.image", "dirty.pb", "dirty.psf"]
     return images.read_cube(name)
 
@@ -170,8 +170,8 @@ def lines(vis, **parameters):
     shutil.rmtree("work", ignore_errors=True)
     Path("work").mkdir()
     said: list[tuple[str, str]] = []
-    name = imaging.make_images(request, "work", lambda text, priority="INFO": said.append((priority, text)))
-    return images.read_cube(name)[0], said
+    made = imaging.make_images(request, "work", lambda text, priority="INFO": said.append((priority, text)))
+    return images.read_cube(made.name)[0], said
 
 
 def test_a_mosaic_is_centred_on_all_of_its_pointings(calibrated_ms):

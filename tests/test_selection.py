@@ -57,20 +57,34 @@ def test_pointings_that_do_not_overlap_are_no_mosaic(calibrated_ms):
     check(calibrated_ms, field="0,2", gridder="mosaic", imsize=64)
 
 
+def test_the_gridder_is_chosen_by_the_pointings(calibrated_ms, tiny_ms):
+    """Several that hang together are a mosaic; one is not, nor are several in one direction."""
+    request = check(calibrated_ms)
+    assert request.tclean["gridder"] == "mosaic" and any("2 pointings" in note for note in request.notes)
+    for one in (check(calibrated_ms, field="left"), check(tiny_ms), check(calibrated_ms, phasecenter="TRACKFIELD")):
+        assert one.tclean["gridder"] == "standard" and not any("gridder" in note for note in one.notes)
+    path = copy(tiny_ms)
+    with changed(path, "ANTENNA") as tb:
+        tb.putcol("DISH_DIAMETER", np.array([7.0] * 5 + [12.0] * 7))
+    request = check(path)
+    assert request.tclean["gridder"] == "mosaic" and any("dishes of 7 and 12 m" in note for note in request.notes)
+    assert request.surveys[0].dishes == {7.0: (0, 1, 2, 3, 4), 12.0: (5, 6, 7, 8, 9, 10, 11)}
+
+
 def test_fields_in_one_direction_are_one():
     write_ms(Path("twice.ms"), fields=(Pointing("a"), Pointing("b", 0.3)))
     assert len(check("twice.ms").surveys[0].fields) == 2
     write_ms(Path("apart.ms"), fields=(Pointing("a"), Pointing("b", 1.5)))
-    refused(ParameterError, "apart.ms", "'b'")
+    refused(ParameterError, "apart.ms", "'b'", gridder="standard")
     # The same name twice: only the id tells them apart.
     write_ms(Path("namesakes.ms"), fields=(Pointing("a"), Pointing("b", 20.0)))
     with changed(Path("namesakes.ms"), "FIELD") as tb:
         tb.putcol("NAME", np.array(["a", "a"]))
-    refused(ParameterError, "namesakes.ms", "field='0'")
+    refused(ParameterError, "namesakes.ms", "field='0'", gridder="standard")
 
 
 def test_several_sets_of_different_targets_are_refused(calibrated_ms, tiny_ms):
-    refused(ParameterError, [calibrated_ms, tiny_ms], "'right'", field=["right", ""])
+    refused(ParameterError, [calibrated_ms, tiny_ms], "'right'", field=["right", ""], gridder="standard")
     assert len(check([calibrated_ms, tiny_ms], field=["left", ""]).surveys) == 2
 
 

@@ -4,7 +4,7 @@ The PSF has to be known out to twice the field. Robust and uniform weights depen
 the image (a PSF imaged at twice the size differs by 4 % of its peak at robust 0.5, and by 6e-4
 at natural weighting because of the gridding), so the PSF of one image size does not belong to the
 dirty image of another. Everything is therefore imaged once at twice the field; the dirty image and
-the primary beam are cut to the field that was asked for, the PSF is kept whole.
+the primary beam are cut to the field that was asked for, the PSF is kept whole. Mosaics: `mosaics.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from astropy.coordinates import SkyCoord
 from casatools import measures, regionmanager
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa import guarded, space
+from casa_deepfocus.casa import guarded, mosaics, space
 from casa_deepfocus.casa.channelgrid import MOST_BLANK, C, listed
 from casa_deepfocus.casa.grids import opened
 from casa_deepfocus.casa.guarded import tclean
@@ -31,6 +30,7 @@ from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.casa.measurementset import FRAMES, told
 from casa_deepfocus.casa.memory import check_memory
 from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
+from casa_deepfocus.core.mosaic import Mosaic
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
 
 BEAM_FACTOR = 0.574
@@ -46,6 +46,9 @@ LARGEST = 4096
 SMALLEST = 28
 """Fewest pixels across a field: five to six beams at a fifth of the beam a pixel. In less there is no place
 between sources and their sidelobes to know the noise from."""
+
+BELOW = 0.5
+"""A mosaic is made down to this share of pblimit: sources at the limit cannot be fitted without what is beyond."""
 
 CELL = re.compile(r"\s*([0-9.eE+-]+)\s*(mas|arcsec|arcmin|deg|rad|)\s*")
 TO_ARCSEC = {"": 1.0, "mas": 1e-3, "arcsec": 1.0, "arcmin": 60.0, "deg": 3600.0, "rad": math.degrees(1.0) * 3600.0}
@@ -74,7 +77,23 @@ class Plan:
     centre: str = ""
 
 
-def make_images(request: Request, folder: str, log: Log) -> str:
+@dataclass(frozen=True)
+class Images:
+    """What was imaged.
+
+    Attributes
+    ----------
+    name : str
+        The dirty image; .pb and .psf stand beside it.
+    mosaic : Mosaic or None
+        The pointings that it is a sum of.
+    """
+
+    name: str
+    mosaic: Mosaic | None = None
+
+
+def make_images(request: Request, folder: str, log: Log) -> Images:
     """Image the measurement sets of a request.
 
     Parameters
@@ -86,8 +105,8 @@ def make_images(request: Request, folder: str, log: Log) -> str:
 
     Returns
     -------
-    str
-        Name of the dirty image, <folder>/dirty.image, with dirty.pb and dirty.psf beside it; the
+    Images
+        The dirty image is <folder>/dirty.image, with dirty.pb and dirty.psf beside it; the
         PSF covers twice the field.
 
     Raises
@@ -98,39 +117,52 @@ def make_images(request: Request, folder: str, log: Log) -> str:
     psf_shape = (request.nchan, 2 * grid.ny, 2 * grid.nx)
     check_memory(request.nchan, grid.ny, grid.nx, psf_shape, ", ".join(request.vis))
     wide, name = os.path.join(folder, "wide"), os.path.join(folder, "dirty")
-    if str(request.tclean["gridder"]).startswith(("mosaic", "awp")):
+    passed, limit = dict(request.tclean), float(request.tclean["pblimit"])
+    mosaic, several = mosaics.is_mosaic(request), str(passed["gridder"]).startswith(("mosaic", "awp"))
+    if several and not mosaic:
         log(f"gridder={request.tclean['gridder']!r}: the PSF of the image's centre is used for the whole field", "WARN")
-    passed = dict(request.tclean)
-    if not str(passed["gridder"]).startswith(("mosaic", "awp")):
-        # A negative limit leaves the dirty image unmasked where the primary beam is low: its pixels are
-        # valid there, and sidelobes and sources at the limit cannot be fitted without them.
-        passed["pblimit"] = -abs(float(passed["pblimit"]))
+    # A negative limit leaves the dirty image unmasked where the primary beam is low: its pixels are
+    # valid there, and sidelobes and sources at the limit cannot be fitted without them. The mosaic gridder
+    # divides by the primary beam, and makes zeros of what is below.
+    passed["pblimit"] = BELOW * limit if several else -abs(limit)
     passed.update(imsize=[2 * grid.nx, 2 * grid.ny], cell=[f"{grid.cell!r}arcsec"])
     if grid.centre:
         passed["phasecenter"] = grid.centre
     space.require(folder, space.imaging(grid.nx, grid.ny, _channels(request)), "the images")
-    log(f"tclean: {grid.nx} x {grid.ny} pixels of {grid.cell:.4g} arcsec, imaged at twice the field for the PSF")
+    size = [_good_size(mosaics.margin(request) * side) for side in (grid.nx, grid.ny)] if mosaic else passed["imsize"]
+    log(
+        f"tclean: {grid.nx} x {grid.ny} pixels of {grid.cell:.4g} arcsec, imaged at {size[0]} x {size[1]} pixels, "
+        "the PSF at twice the field"
+    )
+    said = ", ".join(request.vis)
     try:
         tclean(
             vis=list(request.vis), imagename=wide, niter=0, deconvolver="hogbom", restoration=True, pbcor=False,
-            calcpsf=True, calcres=True, interactive=False, savemodel="none", **passed,
+            calcpsf=True, calcres=True, interactive=False, savemodel="none", **{**passed, "imsize": size},
         )  # fmt: skip
+        for kind in ("image", "psf", "pb"):
+            if not os.path.isdir(f"{wide}.{kind}"):
+                raise DataError(f"tclean made no .{kind} of {said}; the CASA log says why")
+        _check_channels(f"{wide}.image", f"{wide}.sumwt", request, log)
+        for kind in ("image", "pb"):
+            guarded.call(cut, f"{wide}.{kind}", f"{name}.{kind}", grid.nx, grid.ny, folder=folder)
+        if not mosaic:
+            os.rename(f"{wide}.psf", f"{name}.psf")
+        mosaics.remove(folder, "wide.")
+        if several:
+            guarded.call(mask_below, f"{name}.pb", limit, folder=folder)
+        terms = mosaics.describe(request, f"{name}.image", f"{name}.psf", folder, passed, log) if mosaic else None
     except DeepFocusError:
         raise
     except Exception as exc:
-        said = str(exc).replace(folder + os.sep, "")
-        raise DataError(f"tclean could not image {', '.join(request.vis)}: {said}") from exc
-    for kind in ("image", "psf", "pb"):
-        if not os.path.isdir(f"{wide}.{kind}"):
-            raise DataError(f"tclean made no .{kind} of {', '.join(request.vis)}; the CASA log says why")
-    _check_channels(f"{wide}.image", f"{wide}.sumwt", request, log)
-    for kind in ("image", "pb"):
-        guarded.call(cut, f"{wide}.{kind}", f"{name}.{kind}", grid.nx, grid.ny, folder=folder)
-    os.rename(f"{wide}.psf", f"{name}.psf")
-    for entry in os.listdir(folder):
-        if entry.startswith("wide."):
-            shutil.rmtree(os.path.join(folder, entry), ignore_errors=True)
-    return f"{name}.image"
+        raise DataError(f"tclean could not image {said}: {str(exc).replace(folder + os.sep, '')}") from exc
+    return Images(f"{name}.image", terms)
+
+
+def mask_below(name: str, limit: float) -> None:
+    """Mask an image where it is below a limit."""
+    with opened(name) as ia:
+        ia.calcmask(f"'{name}' > {limit!r}", name="limit")
 
 
 def _channels(request: Request) -> int:

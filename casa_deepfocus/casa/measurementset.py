@@ -112,6 +112,8 @@ class Survey:
         u and v of such rows, at most LARGEST_SAMPLE of them, evenly taken.
     cells : dict of (int, int, int) -> int
         Such rows of each field, window and observation (by their ids).
+    dishes : dict of float -> tuple of int
+        Antennas that such rows have, by their diameter [m].
     """
 
     name: str
@@ -125,6 +127,7 @@ class Survey:
     baselines: int
     uv: NDArray[np.float64]
     cells: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+    dishes: Mapping[float, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def low(self) -> float:
@@ -303,6 +306,7 @@ def _survey(name: str, chosen: Mapping[str, str]) -> Survey:
         windows=_windows(name, np.unique(main["DATA_DESC_ID"]), channels),
         intents=_intents(name, main["STATE_ID"]),
         diameter=_diameter(name),
+        dishes=_dishes(name, np.unique(pairs)),
         baselines=pairs.shape[1],
         uv=uvw[:2, good][:, ::step].T,
         cells=dict(zip(map(tuple, kinds.T.tolist()), counts.tolist(), strict=True)),
@@ -328,6 +332,13 @@ def _diameter(name: str) -> float:
             "put it there with the table tool"
         )
     return float(diameters[diameters > 0].min())
+
+
+def _dishes(name: str, antennas: NDArray[np.int64]) -> dict[float, tuple[int, ...]]:
+    """Antennas by their diameter [m]."""
+    diameters = np.round(np.asarray(subtable_column(name, "ANTENNA", "DISH_DIAMETER"), dtype=float), 1)
+    sizes = np.unique(diameters[antennas])
+    return {float(size): tuple(int(n) for n in antennas if diameters[n] == size) for size in sizes if size > 0}
 
 
 def _intents(name: str, states: NDArray[np.int64]) -> dict[str, int]:

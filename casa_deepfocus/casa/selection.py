@@ -249,7 +249,7 @@ def _check_phase_centres(chosen: Selected) -> Selected:
     fields = [item for seen in surveys for item in seen.fields]
     moving = sorted({item.name for item in fields if item.centre is None})
     if tracked(tclean):
-        return chosen
+        return replace(chosen, tclean=tclean | {"gridder": tclean["gridder"] or "standard"})
     warnings = list(chosen.warnings)
     if moving:
         warnings.append(
@@ -261,8 +261,12 @@ def _check_phase_centres(chosen: Selected) -> Selected:
     fixed = [item for item in fields if item.centre is not None]
     same = np.zeros(0, dtype=int) if centres is None else groups(centres, ONE_CENTRE * beam)
     number = len(set(same.tolist())) + len(moving)
-    mosaic = str(tclean["gridder"]).startswith(("mosaic", "awp"))
     together = not moving and centres is not None and groups(centres, beam).max() == 0
+    notes = list(chosen.notes)
+    if not tclean["gridder"]:
+        tclean, note = _with_gridder(tclean, surveys, number if together else 1)
+        notes += note
+    mosaic = str(tclean["gridder"]).startswith(("mosaic", "awp"))
     if number > 1 and not mosaic:
         first = [fixed[int(np.flatnonzero(same == group)[0])] for group in np.unique(same)]
         first += [next(item for item in fields if item.name == name and item.centre is None) for name in moving]
@@ -285,7 +289,18 @@ def _check_phase_centres(chosen: Selected) -> Selected:
             f"{listed([*map(_field_told, first), *moving])}",
             "Select those of one mosaic with field, or give imsize and phasecenter",
         )  # fmt: skip
-    return replace(chosen, warnings=tuple(warnings))
+    return replace(chosen, tclean=tclean, notes=tuple(notes), warnings=tuple(warnings))
+
+
+def _with_gridder(
+    tclean: dict[str, Any], surveys: Sequence[Survey], number: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The gridder where none is given: 'mosaic' for several pointings that are one, and for dishes of several sizes."""
+    sizes = sorted({size for seen in surveys for size in seen.dishes})
+    why = f"{number} pointings" if number > 1 else f"dishes of {' and '.join(f'{size:g}' for size in sizes)} m"
+    if number <= 1 and len(sizes) <= 1:
+        return tclean | {"gridder": "standard"}, ()
+    return tclean | {"gridder": "mosaic"}, (f"gridder: 'mosaic', for {why} in one image",)
 
 
 def _field_told(item: Field) -> str:

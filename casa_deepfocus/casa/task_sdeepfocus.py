@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -116,12 +117,14 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         with _timed(timings, "load networks", models=request.models, device=request.device):
             networks: Any = runner.load_networks(request.models, request.device)
         log("networks: {preset} on {device}, {threads} threads".format(**networks.info))
-        imagename = request.imagename
+        made = imaging.Images(request.imagename)
         if request.vis:
             with _timed(timings, "image", vis=request.vis):
-                imagename = imaging.make_images(request, str(work.path), log)
+                made = imaging.make_images(request, str(work.path), log)
+        imagename = made.name
         with _timed(timings, "read", vis=request.vis, imagename=request.imagename, psf=request.psf, pb=request.pb):
             cube, template = images.read_cube(imagename, request.psf, request.pb, log)
+            cube = dataclasses.replace(cube, mosaic=made.mosaic)
         ny, nx = cube.shape
         log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
         space.require(str(work.path), space.products(template.shape, cube.shape), "the products")

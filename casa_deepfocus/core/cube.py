@@ -15,6 +15,8 @@ from casa_deepfocus.errors import DataError
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
+    from casa_deepfocus.core.mosaic import Mosaic
+
 C_KMS = 299792.458
 
 
@@ -47,6 +49,8 @@ class Cube:
         False when the input has no spectral axis of its own (a continuum image).
     meta : dict
         Object, telescope, observer, date, radesys, weighting ... as text.
+    mosaic : Mosaic or None
+        The pointings that the image is a sum of; None for one pointing, and where they are not known.
     """
 
     data: NDArray[np.float32]
@@ -61,6 +65,7 @@ class Cube:
     psf_is_measured: bool = True
     spectral: bool = True
     meta: dict[str, str] = field(default_factory=dict)
+    mosaic: Mosaic | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3:

@@ -140,7 +140,9 @@ class _Group:
         self.stamp = _Stamp(components, known, margin)
         self.residual = self.stamp.cut(residual).reshape(self.nchan, -1)
         double = (2 * self.stamp.size, 2 * self.stamp.size)
-        kernel = np.fft.ifftshift(imager.stamp(self._reference_channel(), self.stamp.size))
+        middle = (float(np.mean([c.x for c in components])), float(np.mean([c.y for c in components])))
+        self.psf = imager.stamp(self._reference_channel(), self.stamp.size, middle)
+        kernel = np.fft.ifftshift(self.psf)
         self.kernel = fft.rfft2(kernel, s=double)
         columns, rows = self.stamp.x0 + np.arange(self.stamp.size), self.stamp.y0 + np.arange(self.stamp.size)
         self._modulated = lambda c: imager.modulated(c.x, c.y, columns, rows)
@@ -597,7 +599,7 @@ class JointFit:
         group = self._group(components)
         data = group.residual + (np.asarray(spectra).T @ group.start_dirty).astype(np.float32)
         size = group.stamp.size
-        psf = fft.rfft2(place_psf(self.imager.plane(group._reference_channel()), (size, size))).real
+        psf = fft.rfft2(place_psf(group.psf, (size, size))).real
         return group.stamp, data.reshape(group.nchan, size, size), psf
 
     def _group(self, components: Sequence[Component]) -> _Group:

@@ -15,6 +15,7 @@ from scipy import fft, ndimage
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
 from casa_deepfocus.core.modulation import Modulation
+from casa_deepfocus.core.mosaic import Pointings
 from casa_deepfocus.errors import DataError
 
 
@@ -201,6 +202,9 @@ class Imager:
         0 makes every channel's convolution by itself
     modulation : Modulation, optional
         What a source's dirty image is multiplied by, over the image
+    pointings : Pointings, optional
+        Those of a mosaic, whose modulation multiplies with the other; where their PSFs differ, what a source has
+        besides the common PSF
     """
 
     def __init__(
@@ -209,10 +213,12 @@ class Imager:
         shape: tuple[int, int],
         tolerance: float = 1e-4,
         modulation: Modulation | None = None,
+        pointings: Pointings | None = None,
     ) -> None:
         self.psf = psf
         self.shape = shape
         self.modulation = modulation
+        self.pointings = pointings
         self.grid = (fft.next_fast_len(2 * shape[0], real=True), fft.next_fast_len(2 * shape[1], real=True))
         basis: tuple[NDArray, NDArray | None] | None = None
         if psf.shape[0] == 1:
@@ -224,6 +230,11 @@ class Imager:
         if basis is not None:
             placed = np.stack([place_psf(image, self.grid) for image in basis[0]])
             self._kernels, self._mixing = fft.rfft2(placed, workers=-1), basis[1]
+        self._differences: NDArray | None = None
+        if pointings is not None and len(pointings.images):
+            self._differences = np.stack(
+                [fft.rfft2(place_psf(image, self.grid), workers=-1) for image in pointings.images]
+            )
 
     @property
     def rank(self) -> int:
@@ -234,9 +245,24 @@ class Imager:
         """(py, px) PSF of a channel."""
         return self.psf[chan if self.psf.shape[0] > 1 else 0]
 
-    def stamp(self, chan: int, half: int) -> NDArray[np.float32]:
-        """(2 half, 2 half) PSF of a channel around its centre, which comes to pixel (half, half)."""
-        return np.fft.fftshift(place_psf(self.plane(chan), (2 * half, 2 * half)))
+    def typical_plane(self, chan: int) -> NDArray[np.float32]:
+        """(py, px) PSF of a channel; of a mosaic times the typical modulation: the dirty image of a source anywhere."""
+        plane = self.plane(chan)
+        if self.pointings is None:
+            return plane
+        return plane * self.pointings.typical((plane.shape[0], plane.shape[1]))
+
+    def stamp(self, chan: int, half: int, place: tuple[float, float] | None = None) -> NDArray[np.float32]:
+        """(2 half, 2 half) PSF of a channel around its centre, which comes to pixel (half, half).
+
+        Of a mosaic whose pointings have PSFs of their own it is that of a source at `place` (x, y) [pixel].
+        """
+        size = (2 * half, 2 * half)
+        placed = place_psf(self.plane(chan), size)
+        if place is not None and self.pointings is not None:
+            for share, image in zip(self.pointings.at_source(*place), self.pointings.images, strict=True):
+                placed += share * place_psf(image, size)
+        return np.fft.fftshift(placed)
 
     def response(self, chan: int, place: tuple[float, float], source: tuple[float, float]) -> float:
         """Dirty image, at a place (x, y) [pixel], of a point of unit flux at another; 0 where the PSF is not known."""
@@ -257,10 +283,30 @@ class Imager:
         -------
         (rows, columns) float32, of the whole image by default; None where it is 1 everywhere
         """
-        if self.modulation is None:
-            return None
         columns = np.arange(self.shape[1]) if x is None else x
-        return self.modulation.on(columns, np.arange(self.shape[0]) if y is None else y, x0, y0)
+        rows = np.arange(self.shape[0]) if y is None else y
+        factor = None if self.pointings is None else self.pointings.on(columns, rows, x0, y0)
+        return self._times_modulation(factor, columns, rows, x0, y0)
+
+    def _times_modulation(
+        self, factor: NDArray | None, x: NDArray, y: NDArray, x0: float, y0: float
+    ) -> NDArray[np.float32] | None:
+        if self.modulation is None:
+            return factor
+        other = self.modulation.on(x, y, x0, y0)
+        return other if factor is None else factor * other
+
+    def _own_psfs(self, transform: NDArray, x0: float, y0: float) -> NDArray[np.float32] | None:
+        """(ny, nx) what a source of unit flux at (x0, y0) [pixel] has besides the common PSF; None where nothing."""
+        if self._differences is None or self.pointings is None:
+            return None
+        ny, nx = self.shape
+        columns, rows = np.arange(nx), np.arange(ny)
+        factors = self.pointings.of_images(columns, rows, x0, y0)
+        total = np.zeros(self.shape, np.float32)
+        for kernel, factor in zip(self._differences, factors, strict=True):
+            total += fft.irfft2(transform * kernel, s=self.grid, workers=-1)[:ny, :nx] * factor
+        return self._times_modulation(total, columns, rows, x0, y0)
 
     def subtract(
         self,
@@ -278,37 +324,43 @@ class Imager:
         spectra : (nsource, nchan) [Jy, apparent]
         places : nsource of (x, y) [pixel], their centres; needed where there is a modulation
         """
-        factors = [self.modulated(*place) for place in places] if self.modulation is not None else [None] * len(spectra)
+        plain = self.modulation is None and self.pointings is None
         if self._kernels is None:
-            self._subtract_channels(data, transforms, spectra, factors)
+            self._subtract_channels(data, transforms, spectra, () if plain else places)
             return
         ny, nx = self.shape
-        for transform, spectrum, factor in zip(transforms, np.asarray(spectra, np.float32), factors, strict=True):
+        # Source by source: the factors of many on a large image would fill the memory.
+        for number, (transform, spectrum) in enumerate(zip(transforms, np.asarray(spectra, np.float32), strict=True)):
             used = np.flatnonzero(spectrum)
             if used.size == 0:
                 continue
             dirty = fft.irfft2(transform * self._kernels, s=self.grid, workers=-1)[:, :ny, :nx]
-            if factor is not None:
-                dirty *= factor
             mixing = spectrum[:, None] if self._mixing is None else spectrum[:, None] * self._mixing
+            if not plain:
+                dirty *= self.modulated(*places[number])
+                own = self._own_psfs(transform, *places[number])
+                if own is not None:
+                    dirty, mixing = np.concatenate([dirty, own[None]]), np.column_stack([mixing, spectrum])
             for start in range(0, used.size, 16):
                 part = used[start : start + 16]
                 data[part] -= np.tensordot(mixing[part], dirty, axes=1)
 
     def _subtract_channels(
-        self, data: NDArray, transforms: NDArray, spectra: NDArray, factors: Sequence[NDArray | None]
+        self, data: NDArray, transforms: NDArray, spectra: NDArray, places: Sequence[tuple[float, float]]
     ) -> None:
         ny, nx = self.shape
+        factors = [self.modulated(*place) for place in places]
+        own = [self._own_psfs(transform, *place) for transform, place in zip(transforms, places, strict=False)]
         for chan in range(data.shape[0]):
             fluxes = np.asarray(spectra[:, chan], dtype=np.float32)
             if not np.any(fluxes):
                 continue
             kernel = fft.rfft2(place_psf(self.plane(chan), self.grid), workers=-1)
-            if self.modulation is None:
+            if not places:
                 model = np.tensordot(fluxes, transforms, axes=1)
                 data[chan] -= fft.irfft2(model * kernel, s=self.grid, workers=-1)[:ny, :nx]
                 continue
-            for flux, transform, factor in zip(fluxes, transforms, factors, strict=True):
+            for flux, transform, factor, more in zip(fluxes, transforms, factors, own, strict=True):
                 if flux:
-                    dirty = fft.irfft2(flux * transform * kernel, s=self.grid, workers=-1)[:ny, :nx]
-                    data[chan] -= dirty * factor
+                    dirty = fft.irfft2(flux * transform * kernel, s=self.grid, workers=-1)[:ny, :nx] * factor
+                    data[chan] -= dirty if more is None else dirty + flux * more

@@ -241,6 +241,9 @@ def weight_density(cube: Cube, sigma: NDArray) -> float:
     size = cube.psf.shape[1:]
     window = fft.rfft2(_field_taper(cube.shape) * np.isfinite(cube.data).any(axis=0), s=size)
     seen = fft.irfft2(np.abs(window) ** 2, s=size)
+    if cube.mosaic is not None:
+        # The covariance of its noise is the PSF's times the modulation, which blurs the power spectrum.
+        seen = seen * np.fft.ifftshift(cube.mosaic.typical((size[0], size[1]), float(np.mean(cube.freq))))
     psf = np.fft.ifftshift(np.nan_to_num(_middle_psf(cube)))
     transfer = _transfer(psf)
     first, second = (fft.rfft2(fft.irfft2(power, s=size) * seen).real for power in (transfer, transfer**2))
@@ -380,7 +383,11 @@ def _convolved(cube: Cube, response: NDArray, border: float) -> Cube:
     np.copyto(data, np.float32(np.nan), where=blank)
     psf = _filtered_psfs(cube.psf, response, grid)
     psf[known] /= psf[known, psf.shape[1] // 2, psf.shape[2] // 2][:, None, None]
-    return replace(cube, data=data, psf=psf, beams=_beams(psf, cube))
+    mosaic = cube.mosaic
+    if mosaic is not None and mosaic.psfs is not None:
+        # The pointings' primary beams change little over the kernel.
+        mosaic = mosaic.with_psfs(_filtered_psfs(mosaic.psfs, response, grid))
+    return replace(cube, data=data, psf=psf, beams=_beams(psf, cube), mosaic=mosaic)
 
 
 def _known_psfs(psf: NDArray) -> NDArray[np.int64]:

@@ -101,7 +101,7 @@ class WorkingPsf:
 
     def _node(self, chan: int, size: int) -> NDArray[np.float32]:
         if (chan, size) not in self._made:
-            plane = self.imager.plane(chan)
+            plane = self.imager.typical_plane(chan)
             scale = PIXELS_PER_BEAM / self.beam
             self._made[chan, size] = resample_stamp(plane, plane.shape[1] // 2, plane.shape[0] // 2, scale, size)
         return self._made[chan, size]
