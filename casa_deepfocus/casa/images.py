@@ -114,7 +114,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         restfreq=restfreq,
         psf_is_measured=own is not None,
         spectral=template.nchan > 1,
-        corrected=not pb and consistency.looks_corrected(template),
+        corrected=not pb and bool(consistency.looks_corrected(template)),
         meta=meta(template),
     )
     return cube, template

@@ -1,7 +1,7 @@
-"""The map of the noise during a search: measured again where sources no longer count as noise, and data made flat by it.
+"""The map of the noise during a search, measured again where sources no longer count as noise.
 
-The first map (`pipeline.intake`) is measured with the sources in the image. An image without channels has their sidelobes
-in it, which hide what is faint beside a bright source; on the residual they are gone.
+The first map (`pipeline.intake`) is measured with the sources in the image. In an image without channels their
+sidelobes are in it, which hide what is faint beside a bright source; on the residual they are gone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Flatness:
         old = search.noise_map
         fresh = measure_noise_map(
             search.fit.residual, search.imager.plane(search.cube.nchan // 2), search.beam,
-            times=None if old is None else old.image, divided=search.cube.corrected,
+            times=None if old is None else old.image, residual=True,
+            divided=search.cube.corrected,
         )  # fmt: skip
         ratio = _image(old) / _image(fresh)
         if float(np.abs(np.log(ratio)).max()) < CHANGE:
@@ -85,8 +86,8 @@ def tell_map(noise_map: NoiseMap | None, log: Log) -> None:
         return
     low, high = np.percentile(noise_map.image, SHOWN)
     log(
-        f"the noise varies over the image: {low:.2f} to {high:.2f} times its median over nine tenths of it. What counts "
-        "is the noise at the place of a source"
+        f"the noise varies over the image: {low:.2f} to {high:.2f} times its median over nine tenths of it. What "
+        "counts is the noise at the place of a source"
     )
 
 
