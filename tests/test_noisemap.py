@@ -10,7 +10,6 @@ import pytest
 from benchmarks.toys import draw_noise
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
-from casa_deepfocus.core.modulation import product
 from casa_deepfocus.core.noisemap import NoiseMap, fit_smooth, measure_noise_map
 from casa_deepfocus.core.psf import Imager, gaussian_psf, gaussian_transform
 from casa_deepfocus.pipeline import Options, run
@@ -137,14 +136,6 @@ def test_sidelobes_in_an_image_divided_by_a_map():
     assert noise_map.on(columns, rows, *place)[40, 60] == pytest.approx(1.0)
     assert noise_map.at(-5.0, 500.0) == noise_map.image[-1, 0]
     assert (replace(noise_map, divided=True).on(columns, rows, *place) == 1.0).all()
-
-
-def test_a_product_of_modulations():
-    one, other = NoiseMap(ramp().astype(np.float32)), NoiseMap(ramp(2.0).T.astype(np.float32))
-    x, y = np.arange(0, NPIX, 7), np.arange(3, NPIX, 11)
-    both = product(one, None, other)
-    np.testing.assert_allclose(both.on(x, y, 60.0, 20.0), one.on(x, y, 60.0, 20.0) * other.on(x, y, 60.0, 20.0))
-    assert product(None, one) is one and product(None) is None
 
 
 def test_intake_makes_noise_flat():

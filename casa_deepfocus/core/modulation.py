@@ -30,25 +30,3 @@ class Modulation(Protocol):
         (m, n) float32
         """
         ...
-
-
-class Product:
-    """The product of modulations: of an image that is a mosaic, say, and was divided by a map of its noise."""
-
-    def __init__(self, *factors: Modulation) -> None:
-        self.factors = factors
-
-    def on(self, x: NDArray, y: NDArray, x0: float, y0: float) -> NDArray[np.float32]:
-        """K of all factors multiplied, (m, n) float32; see `Modulation.on`."""
-        out = np.ones((len(y), len(x)), np.float32)
-        for factor in self.factors:
-            out *= factor.on(x, y, x0, y0)
-        return out
-
-
-def product(*factors: Modulation | None) -> Modulation | None:
-    """The product of those modulations that there are; None where there is none."""
-    present = [factor for factor in factors if factor is not None]
-    if len(present) < 2:
-        return present[0] if present else None
-    return Product(*present)
