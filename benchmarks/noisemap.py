@@ -6,6 +6,9 @@ as it is, of an SNR by the noise at their place. Each map is searched in cubes o
 
 Empty fields give false alarms; others completeness by SNR, false rows, and the rms of (flux - true) / error. `same`
 counts the fields whose catalogues with a map and without are equal to the last bit.
+
+With `--gains` it is the errors of calibration that are looked at instead: a source of 3 Jy seen with wrong gains, its
+dirty image at the best flux subtracted; rms of what is left, integrated, by the distance from the source.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from numpy.typing import NDArray
 
 from casa_deepfocus import pipeline
 from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.noise import robust_rms
 from casa_deepfocus.core.noisemap import measure_noise_map
 from sim.cube import field_of, simulate_cube
+from sim.defects import Defects
 from sim.sky import Source
 
 SHAPES = ("edge", "pb", "hump", "flat")
@@ -189,6 +194,50 @@ def summary(fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+RADII = (1.0, 3.0, 5.0, 8.0, 12.0, 18.0)
+"""Rings about a source [beam]."""
+
+
+def gain_errors(seed: int) -> dict[str, Any]:
+    """Rms of an integrated residual [sigma] in rings about a source with wrong gains, and whether it has a map."""
+    rng = np.random.default_rng(seed)
+    coverage, grid = _array("cube")
+    x, y = rng.uniform(0.25, 0.75, 2) * NPIX
+    source = Source(x, y, 0.0, 0.0, 0.0, continuum=3.0)
+    defects = Defects(
+        phase_rms=rng.uniform(2.0, 10.0), amplitude_rms=rng.uniform(0.0, 0.1), seed=seed,
+        gain_interval=float(rng.choice([0, 600])),
+    )  # fmt: skip
+    seen = simulate_cube([source], coverage, grid, NOISE, rng, pblimit=0.0, defects=defects)
+    right = simulate_cube([source], coverage, grid, 0.0, None, pblimit=0.0).data
+    left = seen.data - float((seen.data * right).sum() / (right**2).sum()) * right
+    image = left.mean(axis=0) / (NOISE / np.sqrt(grid.nchan))
+    rows, columns = np.indices(image.shape)
+    radius = np.hypot(columns - x, rows - y) / seen.beam_pixels()
+    rings = [
+        robust_rms(image[(radius >= low) & (radius < high)])
+        for low, high in zip(RADII, (*RADII[1:], np.inf), strict=True)
+    ]
+    found = measure_noise_map(image[None], seen.psf[0], seen.beam_pixels(), residual=True)
+    return {"seed": seed, "all": robust_rms(image), "rings": rings, "map": found is not None}
+
+
+def run_gains(args: argparse.Namespace) -> int:
+    """Measure and print what wrong gains leave."""
+    rows = [gain_errors(args.seed + number) for number in range(args.gains)]
+    if args.json:
+        sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows))
+        return 0
+    heads = " ".join(f"{radius:>6g}-" for radius in RADII)
+    sys.stdout.write(f"rms of the integrated residual [sigma]: all, and from radius [beam] {heads}  map\n")
+    for row in rows:
+        rings = " ".join(f"{value:7.1f}" for value in row["rings"])
+        sys.stdout.write(f"{row['all']:38.1f}                         {rings}   {row['map']}\n")
+    ratios = np.array([np.array(row["rings"]) / row["all"] for row in rows])
+    sys.stdout.write("mean over all's" + " " * 48 + " ".join(f"{value:7.2f}" for value in ratios.mean(axis=0)) + "\n")
+    return 0
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command line."""
     parser.add_argument("--n", type=int, default=50, help="empty fields of each kind, over the shapes in turn")
@@ -200,6 +249,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--seed", type=int, default=12345)
+    parser.add_argument("--gains", type=int, default=0, metavar="N", help="N sources seen with wrong gains, instead")
     parser.add_argument("--fields", default="", metavar="FILE", help="where the result of each field goes, a line each")
     parser.add_argument("--resume", action="store_true", help="go on with what --fields holds")
     parser.add_argument("--json", action="store_true", help="print one JSON object a row")
@@ -207,6 +257,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    if args.gains:
+        return run_gains(args)
     jobs = [
         (kind, args.shapes[index % len(args.shapes)], args.seed, index, planted)
         for planted, number in ((False, args.n), (True, args.planted))

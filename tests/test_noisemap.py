@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import noisemap as benchmark
 from benchmarks.toys import draw_noise
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
@@ -185,3 +186,25 @@ def test_flat_noise_is_searched_as_without_a_map():
     for name in ("x", "y", "continuum", "continuum_err", "snr", "reliability"):
         np.testing.assert_array_equal(on.catalogue[name], off.catalogue[name])
     np.testing.assert_array_equal(on.noise, off.noise)
+
+
+@pytest.mark.parametrize("shape", benchmark.SHAPES)
+def test_the_benchmarks_noise_spans_its_range(shape):
+    for seed in range(5):
+        noise = benchmark.noise_shape(shape, np.random.default_rng(seed))
+        assert np.median(noise) == pytest.approx(1.0)
+        assert noise.max() / noise.min() == pytest.approx(1.0 if shape == "flat" else benchmark.RANGE)
+
+
+def test_the_benchmark_counts():
+    def one(index, planted, found, false):
+        side = {"rows": sum(found) + false, "found": found, "false": false, "pulls": [1.0, -1.0], "seconds": 2.0}
+        fields = {"job": ["cube", "edge", 1, index, planted], "snr": [4.5, 9.0][: len(found)], "same": False}
+        return fields | {"on": side, "map_rms": 0.1}
+
+    rows = benchmark.summary([one(0, False, [], 2), one(1, False, [], 0), one(0, True, [False, True], 1)])
+    assert len(rows) == 1
+    row = rows[0]
+    assert (row["map"], row["empty"], row["planted"]) == ("on", 2, 1)
+    assert (row["false_alarms"], row["fields_with"], row["false"], row["found"], row["sources"]) == (2, 1, 1, 1, 2)
+    assert row["completeness"] == [0.0, None, None, None, 1.0, None] and row["pull"] == pytest.approx(1.0)
