@@ -114,6 +114,7 @@ def read_cube(imagename: str, psf: str = "", pb: str = "", log: Log = _silent) -
         restfreq=restfreq,
         psf_is_measured=own is not None,
         spectral=template.nchan > 1,
+        corrected=not pb and bool(consistency.looks_corrected(template)),
         meta=meta(template),
     )
     return cube, template
@@ -355,8 +356,7 @@ def _without_pb_correction(
     elif consistency.looks_corrected(template):
         log(
             f"{template.name} is corrected for the primary beam, and there is no pb to undo it with: fluxes are those "
-            "on the sky, but the noise grows outwards, so that peaks of noise near the edge pass for sources and faint "
-            "sources in the middle are lost. Give pb=",
+            "on the sky, and the noise grows outwards, which is measured as far as the image tells. Give pb=",
             "WARN",
         )
     else:

@@ -47,6 +47,9 @@ class Cube:
         False when the PSF is only the Gaussian of the header's beam.
     spectral : bool
         False when the input has no spectral axis of its own (a continuum image).
+    corrected : bool
+        True when the data were divided by a primary beam that is not known, so that `pb` is 1: fluxes are those on the
+        sky, and noise and sidelobes alike grow outwards.
     meta : dict
         Object, telescope, observer, date, radesys, weighting ... as text.
     mosaic : Mosaic or None
@@ -64,6 +67,7 @@ class Cube:
     restfreq: float = 0.0
     psf_is_measured: bool = True
     spectral: bool = True
+    corrected: bool = False
     meta: dict[str, str] = field(default_factory=dict)
     mosaic: Mosaic | None = None
 

@@ -70,7 +70,8 @@ def channel_noise(data: NDArray, peaks: NDArray | None = None) -> NDArray[np.flo
     """Noise of every channel.
 
     The noise of an interferometer is flat over the field before primary-beam correction and
-    independent between channels, so one number a channel describes it.
+    independent between channels, so one number a channel describes it;
+    where it is not, `core.noisemap` makes it so first.
 
     Parameters
     ----------

@@ -35,6 +35,7 @@ from casa_deepfocus.errors import DataError
 from casa_deepfocus.pipeline.blends import settle
 from casa_deepfocus.pipeline.blobs import detect
 from casa_deepfocus.pipeline.extended import extended_lines
+from casa_deepfocus.pipeline.flatness import Flatness, tell_map
 from casa_deepfocus.pipeline.intake import Intake, take_in, tell_assumed
 from casa_deepfocus.pipeline.joint import refine, refine_lines
 from casa_deepfocus.pipeline.lines import (
@@ -121,13 +122,15 @@ def _run(
     if options.mode == "line" and cube.nchan < MIN_LINE_CHANNELS:
         raise DataError(f"mode='line' needs at least {MIN_LINE_CHANNELS} channels; the image has {cube.nchan}")
     with clock.step("noise"):
-        taken = take_in(cube, log)
+        taken = take_in(cube, log, noise_map=options.noise_map)
         cube, sigma, unit = taken.cube, taken.sigma, taken.unit
         first = integrated_map(cube.data, sigma)
         natural, was = (cube, NoiseModel()) if taken.assumed else as_natural(cube, sigma)
         noise = sigma if natural is cube else channel_noise(natural.data, taken.peaks)
         search = _prepare(natural, networks, options, noise, taken)
     log(f"noise: {np.nanmedian(sigma) * unit:.4g} Jy/beam a channel (median of {np.isfinite(sigma).sum()} channels)")
+    if taken.noise_map is not None:
+        tell_map(taken.noise_map, log)
     if natural is not cube:
         beam = f"beam {search.beam * cube.cell:.3g} arcsec"
         log(f"{was}: image and PSF are convolved to natural weighting's noise ({beam})")
@@ -135,6 +138,7 @@ def _run(
     # The few pointings at the edge that see a source outside of a mosaic see it at a tenth of its flux or less, and its
     # sidelobes end with theirs: patterns over the whole image do not fit.
     outside = Outside(search, log, sidelobes=sidelobes and cube.mosaic is None)
+    flatness = Flatness(search, outside, log)
     with clock.step("outside"):
         outside.look()
     for number in range(1, options.rounds + 1):
@@ -163,14 +167,18 @@ def _run(
         if not added:
             with clock.step("blends"):
                 added = settle(search)
-        if not found and not added:
-            break
         with clock.step("outside"):
-            added += outside.renew()
+            added += outside.renew() if found or added else 0
+        renewed = False
+        if not added or search.noise_map is not None:
+            with clock.step("noise"):
+                renewed = flatness.renew()
+        if not found and not added and not renewed:
+            break
         log(f"round {number}: {len(blobs)} blobs, {len(found)} candidates, {len(search.components)} sources so far")
         if progress is not None:
             progress(f"round {number}", len(search.components))
-        if not added:
+        if not added and not renewed:
             break
         search.count("rounds", 1)
     with clock.step("catalogue"):
@@ -226,10 +234,12 @@ def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray, t
             sigma = channel_noise(np.where(blank, np.nan, data), peaks)
     if blank.any():
         data[blank] = np.nan
-    imager = Imager(work.psf, work.shape, pointings=_pointings(work, sigma))
+    imager = Imager(work.psf, work.shape, modulation=taken.noise_map, pointings=_pointings(work, sigma))
     fit = JointFit(data, sigma, imager, work.beam_covariance())
     probability = np.zeros(cube.shape, dtype=np.float32)
-    return Search(work, networks, options, sigma, fit, imager, probability, taken.unit, peaks, taken.assumed)
+    return Search(
+        work, networks, options, sigma, fit, imager, probability, taken.unit, peaks, taken.assumed, taken.noise_map
+    )
 
 
 LEFT = 0.1

@@ -1,4 +1,8 @@
-"""What is done to a cube before anything is looked for in it: its scale, bad voxels, a background, and its noise."""
+"""What is done to a cube before anything is looked for in it: its scale, bad voxels, a background, and its noise.
+
+Where the noise varies over the image all that follows is given an image that was divided by the map of it: its noise is
+flat, so that levels, signal to noise, weights and reliabilities are local without knowing of it (`core.noisemap`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.background import Background, measure_background
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.noise import LEAST_NOISE, NO_NOISE, SAMPLE, assumed_noise, channel_noise, channel_peaks
+from casa_deepfocus.core.noisemap import NoiseMap, measure_noise_map
 from casa_deepfocus.core.psf import has_sidelobes
 from casa_deepfocus.core.spikes import Spikes, mend_spikes
 from casa_deepfocus.errors import DataError
@@ -33,11 +38,12 @@ class Intake:
 
     Attributes
     ----------
-    cube : Cube, its data in units of `unit`
+    cube : Cube, its data in units of `unit`, divided by the map of the noise where there is one
     sigma : (nchan,) float64 [unit]; NaN for flagged channels
     unit : float [Jy/beam], a power of two: what is multiplied with it has the digits that it had
     peaks : (nchan,) [unit], of the data; `core.noise.channel_noise` takes them
     assumed : float [unit], the noise that was assumed, there being none; 0 where there is some
+    noise_map : NoiseMap or None, what the data were divided by
     """
 
     cube: Cube
@@ -45,10 +51,11 @@ class Intake:
     unit: float
     peaks: NDArray[np.float64]
     assumed: float
+    noise_map: NoiseMap | None = None
 
 
-def take_in(cube: Cube, log: Log) -> Intake:
-    """Scale a cube by its noise, mend its bad voxels, take a background off it, and measure its noise.
+def take_in(cube: Cube, log: Log, *, noise_map: bool = True) -> Intake:
+    """Scale a cube by its noise, mend its bad voxels, take a background off it, measure its noise, and make that flat.
 
     Squares of scaled data and inverse variances are far from the limits of float32, whatever the unit was.
 
@@ -56,6 +63,7 @@ def take_in(cube: Cube, log: Log) -> Intake:
     ----------
     cube : Cube, left as it is
     log : Log
+    noise_map : bool, whether the noise may vary over the image
 
     Returns
     -------
@@ -73,6 +81,13 @@ def take_in(cube: Cube, log: Log) -> Intake:
     unit = float(np.ldexp(1.0, exponent))
     peaks = channel_peaks(data)
     sigma = channel_noise(data, peaks)
+    cube = cube.with_data(data)
+    flat = None
+    if noise_map and not assumed_noise(sigma, peaks):
+        # What is far above the noise elsewhere is not far above that at its place.
+        flat = _flatten(cube)
+        if flat is not None:
+            sigma = channel_noise(data, peaks)
     for _ in range(LOOKS):
         spikes = mend_spikes(data, sigma, cube.beam_covariance())
         _tell_spikes(spikes, log)
@@ -80,14 +95,32 @@ def take_in(cube: Cube, log: Log) -> Intake:
             break
         peaks = channel_peaks(data)
         sigma = channel_noise(data, peaks)
-    cube = cube.with_data(data)
+    if flat is not None:
+        # A background is not divided by the noise, and bad voxels or a background may have been part of that.
+        data *= flat.image
     if _level(cube, unit, log):
         peaks = channel_peaks(data)
         sigma = channel_noise(data, peaks)
     assumed = assumed_noise(sigma, peaks)
     if assumed:
         tell_assumed(assumed * unit, log)
-    return Intake(cube, sigma, unit, peaks, assumed)
+    if flat is not None:
+        flat = None if assumed else _flatten(cube)
+        peaks = channel_peaks(data)
+        sigma = channel_noise(data, peaks)
+    return Intake(cube, sigma, unit, peaks, assumed, flat)
+
+
+def _flatten(cube: Cube) -> NoiseMap | None:
+    """Divide the data by the map of their noise, in place; None where there is none."""
+    known = np.flatnonzero(cube.psf[:, cube.psf.shape[1] // 2, cube.psf.shape[2] // 2] > 0.5)
+    if known.size == 0:
+        return None
+    psf = cube.psf[known[known.size // 2]]
+    noise_map = measure_noise_map(cube.data, psf, cube.beam_pixels(), divided=cube.corrected)
+    if noise_map is not None:
+        noise_map.flatten(cube.data)
+    return noise_map
 
 
 def tell_assumed(noise: float, log: Log) -> None:

@@ -77,6 +77,11 @@ class Outside:
         """Sigma of the integrated image [Jy/beam]."""
         return 1.0 / float(np.sqrt(inverse_variance(self.search.sigma).sum()))
 
+    def _pattern_image(self) -> NDArray[np.float32]:
+        """The same where the sidelobes are the PSF's own: not divided by the map of the noise."""
+        image, sidelobes = self._image(), self.search.sidelobes
+        return image if sidelobes is None else image * sidelobes
+
     def _image(self) -> NDArray[np.float32]:
         """(ny, nx) the integrated residual [sigma], 0 where blank."""
         weights = (inverse_variance(self.search.sigma) * self._scale).astype(np.float32)
@@ -89,7 +94,7 @@ class Outside:
         """Look for sources outside in the residual, and subtract what is found. True if anything was."""
         if not self._wanted or self._vain >= MOST_LOOKS or len(self.sources) >= MOST_SOURCES:
             return False
-        found = find_outside(self._image(), self._patterns, most=MOST_SOURCES - len(self.sources))
+        found = find_outside(self._pattern_image(), self._patterns, most=MOST_SOURCES - len(self.sources))
         for source in found:
             flux = source.level * self._scale * self.search.unit
             self.log(
@@ -122,7 +127,7 @@ class Outside:
         """Fit the sources outside to the residual of those inside. True when their sidelobes have changed."""
         if not self.sources:
             return False
-        rest, change = self._image(), 0.0
+        rest, change = self._pattern_image(), 0.0
         for source in self.sources:
             before = self._pattern(source)
             self._fit_slope(source)
@@ -146,6 +151,8 @@ class Outside:
         if len(residual) < MIN_LINE_CHANNELS:
             return
         pattern = self._patterns.near(source.x, source.y)[0]
+        if self.search.sidelobes is not None:
+            pattern = pattern / self.search.sidelobes
         amplitude = np.tensordot(blank_to_zero(residual), pattern, axes=((1, 2), (0, 1))) / float((pattern**2).sum())
         weights = inverse_variance(self.search.sigma)
         chan = np.arange(len(weights)) - 0.5 * (len(weights) - 1)
@@ -162,13 +169,19 @@ class Outside:
         for source in self.sources:
             part = np.zeros_like(fit.data)
             transform = gaussian_transform(imager.grid, source.x, source.y, (0.0, 0.0, 0.0))
-            imager.subtract(part, transform[None], -source.spectrum(len(part))[None], [(source.x, source.y)])
+            # Where the data are divided by a map, so is a source; outside of the image by that of its nearest pixel.
+            flux = source.spectrum(len(part)) / self._divided(source)
+            imager.subtract(part, transform[None], -flux[None], [(source.x, source.y)])
             source.known = self._patterns.reach(source.x, source.y)
             model += np.where(source.known, part, np.float32(0))
         change = model if self.model is None else model - self.model
         fit.data -= change
         fit.residual -= change
         self.model = model
+
+    def _divided(self, source: OutsideSource) -> float:
+        """What the flux of a source is divided by in the data, over what it is in `level`."""
+        return 1.0 if self.search.sidelobes is None else self.search.noise_at(source.x, source.y)
 
     def above_unknown(self, blobs: Sequence[Blob], maps: Sequence[DetectionMap]) -> list[Blob]:
         """Blobs that are not what a source outside may leave where its sidelobes are not known."""
@@ -200,7 +213,8 @@ class Outside:
         ny, nx = self.search.cube.shape
         row, column = min(max(round(y), 0), ny - 1), min(max(round(x), 0), nx - 1)
         high = [source.level / self._scale * source.highest for source in self.sources if not source.known[row, column]]
-        return UNKNOWN_MARGIN * sum(high)
+        sidelobes = self.search.sidelobes
+        return UNKNOWN_MARGIN * sum(high) / (1.0 if sidelobes is None else float(sidelobes[row, column]))
 
     def summary(self) -> str:
         """Places and flux densities, for the catalogue's meta; empty without sources."""

@@ -154,7 +154,7 @@ def _run_paper(cube: Cube, networks: Networks, options: Options, log: Log) -> Re
 
 
 def _prepare(cube: Cube, log: Log) -> _Image:
-    taken = take_in(cube, log)
+    taken = take_in(cube, log, noise_map=False)
     cube, sigma = taken.cube, taken.sigma
     used = np.isfinite(sigma)
     seen = np.isfinite(cube.data).any(axis=0)

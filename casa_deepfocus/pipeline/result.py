@@ -39,6 +39,7 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     sources, parts = [sources[index] for index in kept], [parts[index] for index in kept]
     number_groups(sources, search.beam)
     table = cat.build(sources, reliable[kept], cube)
+    _undo_map(table, [search.noise_at(source.x, source.y) for source in sources])
     if search.cube.nchan != cube.nchan:
         table["chan0"], table["chan1"] = 0, cube.nchan - 1
     mask = np.zeros(cube.data.shape, dtype=bool)
@@ -57,8 +58,16 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     search.counts["sources"] = len(table)
     search.counts["components"] = len(search.components)
     return Result(
-        table, search.probability, mask, first.image, noise, details, dict(clock.seconds), dict(search.counts)
-    )
+        table, search.probability, mask, first.image, noise, details, dict(clock.seconds), dict(search.counts),
+        None if search.noise_map is None else search.noise_map.image,
+    )  # fmt: skip
+
+
+def _undo_map(table: Table, noise: Sequence[float]) -> None:
+    """Multiply the fluxes of each row with the noise at its place, in place: they were found divided by it."""
+    for name, _, dimension, _ in cat.COLUMNS:
+        if dimension.startswith("Jy"):
+            table[name] *= np.asarray(noise)
 
 
 def in_units(result: Result, unit: float) -> None:
@@ -173,12 +182,20 @@ def _detail(
     size = max(32, int(2 * round(4 * search.beam)))
     chan0, chan1 = span if source.has_line and search.cube.nchan == cube.nchan else (0, search.cube.nchan - 1)
     image, _ = focus(search.fit.data, chan0, chan1, search.sigma, (source.x, source.y), size)
-    spectrum = np.sum([search.fit.source_spectrum(member) for member in members], axis=0)
-    model = np.sum([member.spectrum(search.cube.nchan) for member in members], axis=0)
+    noise = [search.noise_at(member.x, member.y) for member in members]
+    spectrum = np.sum(
+        [level * search.fit.source_spectrum(member) for level, member in zip(noise, members, strict=True)], axis=0
+    )
+    model = np.sum(
+        [level * member.spectrum(search.cube.nchan) for level, member in zip(noise, members, strict=True)], axis=0
+    )
+    corner = crop_origin((source.x, source.y), size)
+    if search.noise_map is not None:
+        image = image * search.noise_map.on_crop(corner, size)
     clean = source.clean if source.clean is not None and source.clean.size == cube.nchan else np.zeros(cube.nchan)
     if spectrum.size != cube.nchan:
         spectrum, model = np.full(cube.nchan, spectrum[0]), np.full(cube.nchan, model[0])
     return SourceDetail(
-        "", (image / np.float32(chan1 - chan0 + 1)).astype(np.float32), crop_origin((source.x, source.y), size),
+        "", (image / np.float32(chan1 - chan0 + 1)).astype(np.float32), corner,
         spectrum.astype(np.float32), np.asarray(clean, dtype=np.float32), model.astype(np.float32), *span,
     )  # fmt: skip

@@ -19,7 +19,9 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.deblending import Candidate, GraphThresholds
 from casa_deepfocus.core.detection import Blob, DetectionMap, weighted_mean
 from casa_deepfocus.core.fit import JointFit
+from casa_deepfocus.core.modulation import Modulation
 from casa_deepfocus.core.noise import inverse_variance, robust_rms
+from casa_deepfocus.core.noisemap import NoiseMap
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.spectra import Peak
@@ -82,6 +84,7 @@ class Options:
     reliability : float, sources less likely to be real are left out
     same_position : float [beam], closer sources are one
     graph : GraphThresholds
+    noise_map : bool, whether the noise may vary over the image (core.noisemap); if not, one number a channel is it
     """
 
     mode: str = "both"
@@ -97,6 +100,7 @@ class Options:
     reliability: float = 0.5
     same_position: float = 0.35
     graph: GraphThresholds = field(default_factory=GraphThresholds)
+    noise_map: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -142,10 +146,13 @@ class Result:
     probability : (ny, nx) float32, Blobs Finder's map, maximum over the maps searched
     mask : (nchan, ny, nx) bool, the dilated 3D models of all sources
     integrated : (ny, nx) float32 [sigma], the integrated dirty image
-    noise : (nchan,) float64 [Jy/beam]
+    noise : (nchan,) float64 [Jy/beam]; the median over the image where the noise varies over it
     details : list of SourceDetail, in the catalogue's order
     timings : dict, seconds of each step
     counts : dict, blobs, peaks, candidates, rejected, extended, blends, sources, rounds
+    noise_map : (ny, nx) float32 or None
+        The noise over the image relative to its median: that of a voxel is noise[chan] * noise_map[y, x]. None where
+        it is flat.
     """
 
     catalogue: Table
@@ -156,6 +163,7 @@ class Result:
     details: list[SourceDetail]
     timings: dict[str, float]
     counts: dict[str, int]
+    noise_map: NDArray | None = None
 
 
 def silent(message: str, priority: str = "INFO") -> None:
@@ -186,6 +194,7 @@ class Search:
     stand out of that.
     `unit` is that of the data [Jy/beam], `peaks` (nchan,) [unit] of the data with its sources, for
     `core.noise.channel_noise`, and `assumed` [unit] the noise that was assumed for want of any, 0 where there is some.
+    `noise_map` is what the data, fluxes and noise are divided by (`pipeline.flatness`), None where the noise is flat.
     `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
     """
 
@@ -199,12 +208,27 @@ class Search:
     unit: float = 1.0
     peaks: NDArray | None = None
     assumed: float = 0.0
+    noise_map: NoiseMap | None = None
     components: list[Component] = field(default_factory=list)
     refused: list[Component] = field(default_factory=list)
     floor: float = 1.0
     whole: list[Component] = field(default_factory=list)
     needed: list[Component] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def modulation(self) -> Modulation | None:
+        """What a source's dirty image in the data is, besides the PSF's."""
+        return self.noise_map
+
+    @property
+    def sidelobes(self) -> NDArray[np.float32] | None:
+        """(ny, nx) what the data are to be multiplied by for sidelobes to be the PSF's own; None where they are."""
+        return None if self.noise_map is None or self.noise_map.divided else self.noise_map.image
+
+    def noise_at(self, x: float, y: float) -> float:
+        """What fluxes at a place [pixel] are divided by, in the data and in components."""
+        return 1.0 if self.noise_map is None else self.noise_map.at(x, y)
 
     @property
     def lines(self) -> bool:
