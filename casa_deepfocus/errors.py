@@ -106,5 +106,9 @@ class ProductError(DeepFocusError, OSError):
     """A product cannot be written, or stands already and overwrite is False."""
 
 
+class IncompleteError(DeepFocusError, RuntimeError):
+    """Some of several images could not be made; the others are in place. Of a command alone: scripts get a dictionary."""
+
+
 class MissingDependencyError(DeepFocusError, ImportError):
     """An optional package is needed for what was asked; the message says which and how to get it."""

@@ -13,12 +13,14 @@ from typing import Any, ClassVar
 
 from casa_deepfocus.casa import failures
 from casa_deepfocus.casa.taskbuilder import Task, build_class, execute, named, plain, validate
-from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
+from casa_deepfocus.errors import DeepFocusError, IncompleteError, ParameterError, ProductError
 from casa_deepfocus.params import Parameter, TaskSpec
 
 BLUE, RED, GREEN, BOLD_GREY, RESET = "\x1b[34m", "\x1b[91m", "\x1b[92m", "\x1b[1m\x1b[47m", "\x1b[0m"
 INDENT = 3
 VALUE_WIDTH = 23
+MOST_REASONS = 3
+"""Images that could not be made whose reasons an error tells; all are in the log."""
 
 
 class ShellTask(Task):
@@ -31,7 +33,10 @@ class ShellTask(Task):
         """Run the task; with no argument at all, with the shell's variables (``go``)."""
         try:
             with failures.logged(self.spec.name):
-                return self._run(args, kwargs)
+                back = self._run(args, kwargs)
+                if _is_command():
+                    _check_complete(back)
+                return back
         except DeepFocusError as exc:
             if _is_one_off():
                 # CASA prints all frames and all causes on the way, of which the user knows their own alone.
@@ -139,6 +144,20 @@ def _is_one_off() -> bool:
     """Whether the shell was started with ``casa -c``: it prints whole tracebacks and ends."""
     shell = sys.modules.get("casashell")
     return bool(getattr(getattr(shell, "flags", None), "execute", None))
+
+
+def _is_command() -> bool:
+    """Whether the task is all that ``casa -c`` was given: nobody looks at what it returns, only at the exit status."""
+    given = getattr(getattr(sys.modules.get("casashell"), "flags", None), "execute", None)
+    return bool(given) and not Path(str(given[0])).is_file()
+
+
+def _check_complete(back: Any) -> None:
+    """Raise where a part of what was asked for could not be made."""
+    failed = back.get("failed") if isinstance(back, Mapping) else None
+    if failed:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in list(failed.items())[:MOST_REASONS])
+        raise IncompleteError(f"{len(failed)} images could not be made, the others are in place: {reasons}")
 
 
 def _depth(spec: TaskSpec, parameter: Parameter) -> int:
