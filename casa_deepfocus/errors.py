@@ -107,7 +107,7 @@ class ProductError(DeepFocusError, OSError):
 
 
 class IncompleteError(DeepFocusError, RuntimeError):
-    """Some of several images could not be made; the others are in place. Of a command alone: scripts get a dictionary."""
+    """Some of several images could not be made, the others are in place; a `casa -c` command ends with it."""
 
 
 class MissingDependencyError(DeepFocusError, ImportError):

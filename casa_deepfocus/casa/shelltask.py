@@ -148,7 +148,7 @@ def _is_one_off() -> bool:
 
 def _is_command() -> bool:
     """Whether the task is all that ``casa -c`` was given: nobody looks at what it returns, only at the exit status."""
-    given = getattr(getattr(sys.modules.get("casashell"), "flags", None), "execute", None)
+    given = getattr(getattr(sys.modules.get("casashell"), "flags", None), "execute", None) or []
     return bool(given) and not Path(str(given[0])).is_file()
 
 
