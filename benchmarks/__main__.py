@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from benchmarks import (
+    archive,
     bounds,
     faults,
     fidelity,
@@ -44,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("throughput", throughput, "cubes an hour of CASA and of the fast simulator, side by side"),
         ("kills", kills, "runs that are killed and disks that fill: nothing lost, nothing left behind"),
         ("mosaic", mosaic, "the model of a mosaic's dirty image beside tclean's; mosaics beside single pointings"),
+        ("archive", archive, "several targets and windows: the shell, workers, kills; the tables judged"),
         ("peers", peers, "other source finders on the same simulated cubes"),
     ):
         command = commands.add_parser(name, help=text)
