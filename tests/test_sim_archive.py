@@ -235,7 +235,8 @@ def test_a_moving_target_stands_still_about_its_ephemeris(tmp_path: Path) -> Non
     from casatasks import tclean
 
     recipe = replace(SMALL, targets=1, executions=2, windows=1, channels=24, antennas=10, moving=True, snr=3.0)
-    write_archive(tmp_path / "set", recipe)
+    # One source, so that no sidelobe of another line is in its spectrum.
+    write_archive(tmp_path / "set", replace(recipe, sources=1, faint=False))
     sources, lines = truth(tmp_path / "set", "Ridge_1")
     first, second = measurement_sets(tmp_path / "set")
     places = []
