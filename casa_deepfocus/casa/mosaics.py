@@ -36,6 +36,10 @@ MARGIN = 1.25
 """Side of a mosaic at natural weighting over that of the field: what leaves the grid on one side comes in on the other.
 At the edges 4e-3 of the peak is left; 9e-3 with none, 3e-3 with twice the field, which takes three times as long."""
 
+WIDER = 1.001
+"""Width of the channel of a pointing's PSF over that of the image's channels: CASA refuses a width below that of the data,
+which in another frame are wider by 2e-4 at most."""
+
 MOST_PSFS = 40
 """Terms that are imaged one by one; of more, those that were observed one after the other share a PSF."""
 
@@ -145,7 +149,7 @@ def describe(request: Request, image: str, psf: str, folder: str, passed: Mappin
     classes = _classes(parts, request.surveys)
     middle, chosen = _middle(image, freq), {}
     if len(freq) > 1:
-        width = float(freq[-1] - freq[0]) / (len(freq) - 1)
+        width = WIDER * float(freq[-1] - freq[0]) / (len(freq) - 1)
         chosen = {"start": f"{float(freq[middle])!r}Hz", "width": f"{width!r}Hz", "nchan": 1}
     log(f"mosaic: {len(parts)} terms (pointings and pairs of dish sizes), {len(classes)} PSFs of their own")
     planes: dict[int, NDArray[np.float32]] = {}
