@@ -37,8 +37,8 @@ MARGIN = 1.25
 At the edges 4e-3 of the peak is left; 9e-3 with none, 3e-3 with twice the field, which takes three times as long."""
 
 WIDER = 1.001
-"""Width of the channel of a pointing's PSF over that of the image's channels: CASA refuses a width below that of the data,
-which in another frame are wider by 2e-4 at most."""
+"""Width of the channel of a pointing's PSF over that of the image's: CASA refuses one below that of the data, which in
+another frame is larger by 2e-4 at most."""
 
 MOST_PSFS = 40
 """Terms that are imaged one by one; of more, those that were observed one after the other share a PSF."""
