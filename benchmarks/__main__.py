@@ -8,6 +8,7 @@ import sys
 from benchmarks import (
     archive,
     bounds,
+    crossmatch,
     faults,
     fidelity,
     kills,
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
         ("fidelity", fidelity, "the fast simulator beside CASA: images and noise"),
         ("throughput", throughput, "cubes an hour of CASA and of the fast simulator, side by side"),
+        ("crossmatch", crossmatch, "one catalogue of many cubes: seconds, sources twice or joined, pulls"),
         ("kills", kills, "runs that are killed and disks that fill: nothing lost, nothing left behind"),
         ("mosaic", mosaic, "the model of a mosaic's dirty image beside tclean's; mosaics beside single pointings"),
         ("archive", archive, "several targets and windows: the shell, workers, kills; the tables judged"),

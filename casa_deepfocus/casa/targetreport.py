@@ -226,8 +226,10 @@ def target_figure(picture: Picture, sources: Table | None, radesys: str = "ICRS"
     bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
     bar.ax.minorticks_off()
     if picture.wcs is not None:
-        axes.coords[0].set_axislabel(f"right ascension {picture.radesys}")
-        axes.coords[1].set_axislabel(f"declination {picture.radesys}", minpad=0.4)
+        # Another name would be a header's own words, which matplotlib may take for mathematics.
+        frame = picture.radesys if picture.radesys.upper() in SKY_FRAMES else ""
+        axes.coords[0].set_axislabel(f"right ascension {frame}".strip())
+        axes.coords[1].set_axislabel(f"declination {frame}".strip(), minpad=0.4)
         for coordinate in axes.coords:
             coordinate.set_ticklabel(size=8, exclude_overlapping=True)
         _mark(axes, picture, sources, radesys)
