@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as main
-from benchmarks import fidelity, noise, psf, sizes, speed, throughput, weights
+from benchmarks import crossmatch, fidelity, noise, psf, sizes, speed, throughput, weights
 from casa_deepfocus.errors import ParameterError
 from sim.coverage import Coverage, Grid
 
@@ -157,3 +157,14 @@ def test_weights_tells_what_is_said_of_an_extended_source(capsys):
     assert briggs["undone_true"] > 0.98 * briggs["image_true"]
     assert main.main(["weights", "--npix", "64", "--nchan", "6", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["robust"] == 2.0
+
+
+def test_crossmatch_counts_sources_that_are_mixed(capsys):
+    row = crossmatch.measure(60, 4, 10.0, 1.0, 1)
+    assert row["sources"] == row["rows"] == 60 and row["of several [%]"] == row["not in all cubes [%]"] == 0.0
+    assert row["flux pull"] == pytest.approx(1.0, abs=0.3) and row["index pull"] == pytest.approx(1.0, abs=0.3)
+    # Errors of half a beam mix neighbours: the benchmark would tell.
+    row = crossmatch.measure(60, 4, 1.0, 0.5, 1)
+    assert row["rows"] != 60 or row["of several [%]"] > 0
+    assert main.main(["crossmatch", "--sources", "20", "--cubes", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
