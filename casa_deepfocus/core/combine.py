@@ -120,7 +120,7 @@ def places(stack: Stack, source: NDArray, size: int, used: NDArray) -> Places:
     alone = number == 1
     ra[alone], dec[alone] = (stack.values[name][first][alone] for name in ("ra", "dec"))
     axes_there = np.stack(_axes(ra, dec), -2)
-    unknown = ~np.isfinite(stack.values["ra_err"] + stack.values["dec_err"])
+    unknown = ~((stack.values["ra_err"] > 0) & (stack.values["dec_err"] > 0))
     guessed = total((keep & unknown).astype(float), source, size) > 0
     for error in errors:
         error[guessed] = np.nan

@@ -148,10 +148,10 @@ class Stack:
             rank, place, axes, _errors(values, axes, observed), observed, values["snr"], low, high,
             values["line_flux"] < 0, np.isfinite(values["continuum"]),
         )  # fmt: skip
-        texts = [str(flag) for cube in cubes for flag in cube.table["flags"]]
+        texts = [text for cube in cubes for text in _texts(cube.table, "flags")]
         return cls(
             cubes, radesys, values,
-            np.array([str(name) for cube in cubes for name in cube.table["name"]], dtype=str),
+            np.array([text for cube in cubes for text in _texts(cube.table, "name")], dtype=str),
             _joined([np.arange(size) for size in sizes]).astype(np.int64),
             np.stack([_joined([_ints(c.table, name) for c in cubes]) for name in ("chan0", "chan1")], -1).astype(int),
             tuple(frozenset(filter(None, text.split(","))) for text in texts), shape, rows,
@@ -165,6 +165,10 @@ def _floats(table: Table, name: str) -> NDArray[np.float64]:
 
 def _ints(table: Table, name: str) -> NDArray[np.int64]:
     return np.ma.filled(np.ma.asarray(table[name]), -1).astype(np.int64)
+
+
+def _texts(table: Table, name: str) -> list[str]:
+    return [str(text) for text in np.ma.filled(np.ma.asarray(table[name]).astype(str), "")]
 
 
 def _joined(parts: list[NDArray]) -> NDArray:
@@ -202,7 +206,8 @@ def _errors(values: dict[str, NDArray], axes: NDArray, observed: NDArray) -> NDA
     )  # fmt: skip
     snr = np.where(values["snr"] > 0, values["snr"], FAINTEST)
     expected = observed / (FWHM_PER_SIGMA * snr[:, None, None]) ** 2
-    return np.where(np.isfinite(matrix), matrix, expected)
+    known = (errors[0] > 0) & (errors[1] > 0)
+    return np.where(known[:, None, None], matrix, expected)
 
 
 def _turn(values: dict[str, NDArray], rows: NDArray[np.bool_], radesys: str) -> None:
