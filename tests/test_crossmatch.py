@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io.votable import parse
 from astropy.io.votable.ucd import parse_ucd
@@ -330,6 +331,10 @@ def test_a_line_in_two_overlapping_windows_is_one_line():
     lines = merge([two, cubes[1]]).lines
     assert list(lines["also_in"]) == ["spw1:0", ""]
     assert merge([two, cubes[1]]).sources["nlines"][0] == 2
+    # Two lines of one window are never one line of another.
+    narrow = [row(line=(231.0e9 + side * 2e7, 20.0), snr=9.0) for side in (-1.0, 1.0)]
+    lines = merge([cubes[0], cube("spw1", narrow, freq0=230.9e9)]).lines
+    assert len(lines) == 2 and sorted(map(bool, lines["also_in"])) == [False, True]
 
 
 def test_lines_lead_back_to_their_cubes():
@@ -355,6 +360,10 @@ def test_cubes_of_several_frames_meet_in_icrs():
     merged = merge([cube("new", [row(**sized(2.0, 1.0, 0.0))]), cube("old", [old], radesys="FK4", beam=1.1)])
     assert len(merged.sources) == 1 and merged.sources.meta["radesys"] == "ICRS"
     assert merged.sources["dec"][0] == pytest.approx(-30.0, abs=1e-8)
+    # North is not where it was: the angle of the same direction on the sky.
+    turned = merge([cube("new"), cube("old", [old], radesys="FK4")]).sources["pa"][0]
+    north = there.directional_offset_by(0 * u.deg, 1 * u.arcsec).icrs
+    assert turned == pytest.approx(here.position_angle(north).deg % 180.0, abs=1e-3) and 0.1 < turned < 179.9
     alone = merge([cube("old", [old], radesys="FK4")]).sources
     assert alone["ra"][0] == there.ra.deg and alone.meta["radesys"] == "FK4"
 

@@ -49,6 +49,12 @@ def test_two_measurements_near_each_other_that_no_index_explains_are_said():
     assert powerlaw.fit(flux, error, np.array([[100e9, 100.5e9]]), 100e9).deviates[0]
 
 
+def test_a_steep_source_is_no_contradiction_where_the_index_is_not_known():
+    law = powerlaw.fit(*measured(4.0, 5.0, n=2000, freq=np.array([100e9, 121e9])), 110e9)
+    unknown = np.isnan(law.index)
+    assert unknown.sum() > 500 and law.deviates[unknown].mean() < 0.002
+
+
 def test_nothing_is_extrapolated():
     law = powerlaw.fit(*measured(2.0, 50.0), 300e9)
     np.testing.assert_allclose(law.freq, 150e9)
