@@ -28,6 +28,17 @@ def test_index_and_flux_have_no_bias_and_honest_errors(index, snr):
     assert law.deviates.mean() < 0.01 and (law.number == 4).all()
 
 
+@pytest.mark.parametrize("index", [-1.0, 4.0])
+@pytest.mark.parametrize("snr", [7.0, 50.0])
+def test_the_fit_has_converged(index, snr, monkeypatch):
+    data = measured(index, snr, freq=np.array([90e9, 150e9, 230e9, 345e9]))
+    first = powerlaw.fit(*data, 112e9)
+    monkeypatch.setattr(powerlaw, "STEPS", 50)
+    last = powerlaw.fit(*data, 112e9)
+    assert np.isfinite(first.index).all()
+    assert np.abs((first.index - last.index) / last.index_error).max() < 1e-3
+
+
 def test_what_follows_no_power_law_is_said():
     flux, error, freq = measured(2.0, 50.0)
     flux[:, 1] *= 2.0

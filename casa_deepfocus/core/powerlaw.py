@@ -36,8 +36,9 @@ calibration)."""
 BY_CHANCE = 1e-4
 """Probability below which measurements disagree."""
 
-STEPS = 6
-"""Steps of Gauss-Newton; from the linear fit it converges in three."""
+STEPS = 10
+"""Steps of Gauss-Newton from a flat spectrum; for indices of -1 to 4 from 90 to 345 GHz that is within a thousandth of
+the error of where they end (tested)."""
 
 
 @dataclass(frozen=True)
