@@ -161,7 +161,7 @@ def test_sources_are_marked_where_they_are(tmp_path):
 
 def test_the_overview_tells_what_became_of_every_window(tmp_path):
     first = target(tmp_path / "NGC_1", others=(FAILED,))
-    second = target(tmp_path / "a b%", number=1, name="a b%", others=(LEFT,))
+    second = target(tmp_path / "a b%41", number=1, name="a b%41", others=(LEFT,))
     dead = TargetPage("dead", tmp_path / "dead", [FAILED])
     targetreport.write_target(second)
     path = targetreport.write_overview("run", [first, second, dead], tmp_path / "index.html", [("vis", "x.ms")])
@@ -170,7 +170,7 @@ def test_the_overview_tells_what_became_of_every_window(tmp_path):
     assert page.text.count("all of its data are flagged") == 2 and "one channel" in page.text and "x.ms" in page.text
     assert "3 sources, 3 lines" in page.text and "1 source, 1 line" in page.text and "1.00 mJy, 75.0 s" in page.text
     files = [unquote(link) for link in page.links]
-    assert "a b%/report.html" in files and "NGC_1/report.html" not in files, "only what is there"
+    assert "a b%41/report.html" in files and "NGC_1/report.html" not in files, "only what is there"
     assert all((tmp_path / file).exists() for file in files) and len(files) == 5
     assert Page(targetreport.write_overview("none", [], tmp_path / "none.html"))
 
