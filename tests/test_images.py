@@ -279,8 +279,9 @@ def _one_channel(prefix: Path, folder: Path, kind: str, nchan: int) -> str:
 
 def test_a_primary_beam_corrected_image_is_noticed(tiny_images, tmp_path):
     log = Log()
-    images.read_cube(str(to_fits(f"{tiny_images}.image", tmp_path / "x.image.pbcor.fits")), log=log)
-    assert log.warned("corrected for the primary beam")
+    cube, _ = images.read_cube(str(to_fits(f"{tiny_images}.image", tmp_path / "x.image.pbcor.fits")), log=log)
+    assert log.warned("corrected for the primary beam") and cube.corrected
+    assert not images.read_cube(f"{tiny_images}.image")[0].corrected
 
 
 @pytest.mark.parametrize("slab", [1, 2**24])
