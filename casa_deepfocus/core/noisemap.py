@@ -52,7 +52,7 @@ SPACING = 3.0
 """Pixels of a beam, along an axis, that are looked at: more say nothing more."""
 
 CONCLUSIVE = 8.0
-"""Gain in ln L from which noise is taken to vary: 4 sigma. Of flat noise the largest in 26 fields was 4.2."""
+"""Gain in ln L from which noise is taken to vary: 4 sigma."""
 
 LEAST_VARIATION = 0.03
 """Rms of ln M below which there is no map: a fit's errors are not known any better."""
