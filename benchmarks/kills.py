@@ -49,8 +49,8 @@ FRESH = 0.2
 TWICE = 0.3
 """Share of the moves stopped by SIGINT or SIGTERM that get SIGKILL while they are undone."""
 
-STEPS = 36
-"""Two to each rename of the final move where 8 older products go and 8 come: the journal, 16 moves, the journal."""
+STEPS = 40
+"""Two to each rename of the final move where 9 older products go and 9 come: the journal, 18 moves, the journal."""
 
 ROOM = {False: 600_000, True: 4_000_000}
 """What a run writes [byte], without and with a measurement set: a disk that fills has less left than this."""

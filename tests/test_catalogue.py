@@ -76,6 +76,8 @@ def test_what_is_not_measured_is_nan_and_names_are_unique():
     assert (table["chan0"][0], table["chan1"][0]) == (0, NCHAN - 1)
     assert len(set(table["name"])) == 2
     assert len(cat.build([], [], make_cube())) == 0
+    for name, _, _, text in cat.COLUMNS:
+        assert table[name].description == (text or None), name
 
 
 def test_angle_error_against_brute_force():

@@ -283,3 +283,16 @@ def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
         csys.done()
         rg.done()
     assert box["trc"][2] > box["blc"][2] or box["bbShape"][2] >= 1
+
+
+def test_the_noise_is_an_image(written):
+    from dataclasses import replace
+
+    prefix, result, cube = written
+    with images.opened(f"{prefix}.noise") as ia:
+        plane, unit = np.asarray(ia.getchunk()).T, ia.brightnessunit()
+    assert unit == "Jy/beam" and plane.shape == cube.shape
+    np.testing.assert_allclose(plane, np.nanmedian(result.noise), rtol=1e-6)
+    ramp = np.tile(np.linspace(0.5, 2.0, cube.shape[1], dtype=np.float32), (cube.shape[0], 1))
+    varying = products.noise_image(replace(result, noise_map=ramp))
+    np.testing.assert_allclose(varying, np.nanmedian(result.noise) * ramp, rtol=1e-6)

@@ -19,7 +19,7 @@ from casa_deepfocus.casa.companions import find_companion
 from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.errors import ParameterError, ProductError
 
-SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".html", ".png")
+SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".noise", ".html", ".png")
 """Endings of the products; the last two are the report and its picture of the field."""
 
 IMAGES: tuple[str, ...] = (".image", ".psf", ".pb")

@@ -68,8 +68,16 @@ def write_all(
         (folder / f"{base}.crtf").write_text(crtf(table, cube), encoding="utf-8")
     guarded.call(
         _write_folders, str(folder / base), table, _header(cube), np.packbits(result.mask), result.mask.shape,
-        result.probability, template, history, folder=str(folder),
+        result.probability, noise_image(result), template, history, folder=str(folder),
     )  # fmt: skip
+
+
+def noise_image(result: Result) -> NDArray[np.float32]:
+    """(ny, nx) noise over the image [Jy/beam], of the median channel, not corrected for the primary beam."""
+    noise = np.float32(np.nanmedian(result.noise))
+    if result.noise_map is None:
+        return np.full(result.probability.shape, noise, dtype=np.float32)
+    return (noise * result.noise_map).astype(np.float32)
 
 
 def _write_folders(
@@ -79,6 +87,7 @@ def _write_folders(
     bits: NDArray[np.uint8],
     shape: tuple[int, int, int],
     probability: NDArray[np.float32],
+    noise: NDArray[np.float32],
     template: Template,
     history: tuple[str, ...],
 ) -> None:
@@ -89,6 +98,7 @@ def _write_folders(
     mask = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
     images.write_planes(f"{prefix}.mask", mask, template, history=history)
     images.write_sky(f"{prefix}.prob", probability, template, history=history)
+    images.write_sky(f"{prefix}.noise", noise, template, unit="Jy/beam", history=history)
 
 
 def _header(cube: Cube) -> Cube:

@@ -33,7 +33,7 @@ DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
 
 LINKS = (
     (".html", "report"), (".cat.ecsv", "catalogue"), (".cat.vot", "VOTable"), (".crtf", "regions"),
-    (".cl", "components"), (".mask", "mask"), (".prob", "probability"),
+    (".cl", "components"), (".mask", "mask"), (".prob", "probability"), (".noise", "noise"),
 )  # fmt: skip
 """Endings of a cube's products, and what a page calls them."""
 

@@ -230,11 +230,11 @@ def build(components: Sequence[Component], reliabilities: ArrayLike, cube: Cube)
         table[name].description = text or None
         if unit and kind == "float":
             table[name].unit = u.Unit(unit)
-    table["reliability"] = np.asarray(reliabilities, dtype=float)
-    table["reliability"].description = dict((c[0], c[3]) for c in COLUMNS)["reliability"]
+    # In place: a column that is replaced loses its description.
+    table["reliability"][:] = np.asarray(reliabilities, dtype=float)
     if rows:
         names = [sky_name(float(row["ra"]), float(row["dec"])) for row in table]
-        table["name"] = unique_names([name or f"source{number}" for number, name in enumerate(names)])
+        table["name"][:] = unique_names([name or f"source{number}" for number, name in enumerate(names)])
         _add_boxes(table, components, cube)
     return table
 
@@ -271,9 +271,9 @@ def _add_boxes(table: Table, components: Sequence[Component], cube: Cube) -> Non
     boxes = draw_boxes(sources)
     ny, nx = cube.shape
     for place, (name, size) in enumerate((("x0", nx), ("y0", ny), ("x1", nx), ("y1", ny))):
-        table[name] = np.clip(boxes[:, place], 0, size - 1)
+        table[name][:] = np.clip(boxes[:, place], 0, size - 1)
     spans = channel_ranges(sources, cube.nchan)
-    table["chan0"], table["chan1"] = spans[:, 0], spans[:, 1]
+    table["chan0"][:], table["chan1"][:] = spans[:, 0], spans[:, 1]
 
 
 def _meta(cube: Cube) -> dict[str, object]:

@@ -41,7 +41,7 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     table = cat.build(sources, reliable[kept], cube)
     _undo_map(table, [search.noise_at(source.x, source.y) for source in sources])
     if search.cube.nchan != cube.nchan:
-        table["chan0"], table["chan1"] = 0, cube.nchan - 1
+        table["chan0"][:], table["chan1"][:] = 0, cube.nchan - 1
     mask = np.zeros(cube.data.shape, dtype=bool)
     details = []
     for number, (source, members) in enumerate(zip(sources, parts, strict=True)):
