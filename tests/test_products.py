@@ -215,7 +215,8 @@ def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
     result = without_sources(make_result(cube))
     products.write_all(tmp_path, "none", result, cube, template)
     report.write(tmp_path / "none", result, cube, inputs.check({"imagename": f"{tiny_images}.image"}))
-    assert names(tmp_path) == ["none.cat.ecsv", "none.cat.vot", "none.html", "none.mask", "none.png", "none.prob"]
+    endings = (".cat.ecsv", ".cat.vot", ".html", ".mask", ".noise", ".png", ".prob")
+    assert names(tmp_path) == [f"none{ending}" for ending in endings]
     for suffix, kind in ((".cat.ecsv", "ascii.ecsv"), (".cat.vot", "votable")):
         table = Table.read(f"none{suffix}", format=kind)
         assert len(table) == 0 and table.colnames == result.catalogue.colnames
