@@ -34,8 +34,8 @@ STEP = 13.0
 
 PLACES = {"centre": (0.0, 0.0), "between": (STEP / 2, STEP / 2 / 3**0.5), "edge": (1.6 * STEP, 0.2 * STEP)}
 CASES: dict[str, dict[str, Any]] = {
-    "equal": {"cycles": 6, "gap": 300.0},
-    "unequal": {"cycles": 2, "gap": 3000.0, "visits": (1, 3, 1, 2, 1, 1, 4)},
+    "equal": {"array": "alma.cycle9.1", "cycles": 6, "gap": 300.0},
+    "unequal": {"array": "alma.cycle9.1", "cycles": 2, "gap": 3000.0, "visits": (1, 3, 1, 2, 1, 1, 4)},
     "12 m + 7 m": {"array": "alma.cycle9.1+aca.cycle9", "cycles": 2, "gap": 3000.0, "visits": (1, 2)},
 }
 WEIGHTS = {"natural": {"weighting": "natural"}, "briggs": {"weighting": "briggs", "robust": 0.5}}
@@ -215,6 +215,7 @@ def run(args: argparse.Namespace) -> int:
     for row in against_tclean(args.coverage):
         if args.json:
             write(json.dumps(row) + "\n")
+            sys.stdout.flush()
             continue
         write(f"{row['coverage']:11s} {row['weighting']:8s} {row['place']:8s}")
         for limit in LIMITS:
