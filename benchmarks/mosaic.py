@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
+from astropy.wcs.utils import skycoord_to_pixel
 from scipy import fft, optimize
 
 from casa_deepfocus.core.cube import Cube
@@ -96,7 +98,8 @@ def against_tclean(names: list[str]) -> Iterator[dict[str, Any]]:
                         str(vis), scratch / f"{names.index(name)}{place}{weighting}", specmode="mfs", mode="continuum",
                         imsize=NPIX, cell=f"{CELL}arcsec", pblimit=min(LIMITS), **values,
                     )  # fmt: skip
-                    x, y = cube.wcs.wcs_world2pix([[ra, dec]], 0)[0]
+                    # J2000 and ICRS are 0.02 arcsec apart.
+                    x, y = map(float, skycoord_to_pixel(SkyCoord(ra, dec, unit="deg", frame="icrs"), cube.wcs))
                     yield {"coverage": name, "weighting": weighting, "place": place} | residual(cube, x, y, 1.0)
 
 
