@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.table import Table
-from astropy.wcs.utils import skycoord_to_pixel
 from scipy import fft, optimize
 
 from casa_deepfocus.core.cube import Cube
@@ -97,9 +95,10 @@ def against_tclean(names: list[str]) -> Iterator[dict[str, Any]]:
                     cube = image(
                         str(vis), scratch / f"{names.index(name)}{place}{weighting}", specmode="mfs", mode="continuum",
                         imsize=NPIX, cell=f"{CELL}arcsec", pblimit=min(LIMITS), **values,
+                        # In the frame of the plan: J2000 is 0.02 arcsec from it.
+                        phasecenter=f"ICRS {plan.ra}deg {plan.dec}deg",
                     )  # fmt: skip
-                    # J2000 and ICRS are 0.02 arcsec apart.
-                    x, y = map(float, skycoord_to_pixel(SkyCoord(ra, dec, unit="deg", frame="icrs"), cube.wcs))
+                    x, y = map(float, cube.wcs.wcs_world2pix([[ra, dec]], 0)[0])
                     yield {"coverage": name, "weighting": weighting, "place": place} | residual(cube, x, y, 1.0)
 
 
