@@ -121,6 +121,9 @@ def _run(
     clock = Clock()
     if options.mode == "line" and cube.nchan < MIN_LINE_CHANNELS:
         raise DataError(f"mode='line' needs at least {MIN_LINE_CHANNELS} channels; the image has {cube.nchan}")
+    if cube.mosaic is not None:
+        # Flat by the weights that it was made with; extended emission over many fields would pass for noise.
+        options = replace(options, noise_map=False)
     with clock.step("noise"):
         taken = take_in(cube, log, noise_map=options.noise_map)
         cube, sigma, unit = taken.cube, taken.sigma, taken.unit
