@@ -33,11 +33,16 @@ STEP = 13.0
 """Between pointings [arcsec]: half of the primary beam's FWHM at 230 GHz."""
 
 PLACES = {"centre": (0.0, 0.0), "between": (STEP / 2, STEP / 2 / 3**0.5), "edge": (1.6 * STEP, 0.2 * STEP)}
-CASES: dict[str, dict[str, Any]] = {
-    "equal": {"array": "alma.cycle9.1", "cycles": 6, "gap": 300.0},
-    "unequal": {"array": "alma.cycle9.1", "cycles": 2, "gap": 3000.0, "visits": (1, 3, 1, 2, 1, 1, 4)},
-    "12 m + 7 m": {"array": "alma.cycle9.1+aca.cycle9", "cycles": 2, "gap": 3000.0, "visits": (1, 2)},
+CASES: dict[str, tuple[dict[str, Any], ...]] = {
+    "equal": ({"array": "alma.cycle9.1", "cycles": 6, "gap": 300.0},),
+    "unequal": ({"array": "alma.cycle9.1", "cycles": 2, "gap": 3000.0, "visits": (1, 3, 1, 2, 1, 1, 4)},),
+    "12 m + 7 m": (
+        {"array": "alma.cycle9.1", "cycles": 2, "gap": 3000.0, "visits": (1, 2)},
+        {"array": "aca.cycle9", "cycles": 2, "gap": 3000.0, "visits": (30, 60)},
+    ),
 }
+"""Measurement sets that are imaged together."""
+
 WEIGHTS = {"natural": {"weighting": "natural"}, "briggs": {"weighting": "briggs", "robust": 0.5}}
 NPIX, CELL = 240, 0.3
 LIMITS = (0.2, 0.1)
@@ -45,7 +50,7 @@ DEEP = 7.0
 """SNR from which a source is counted as one to be found."""
 
 
-def image(vis: str, folder: Path, **parameters: Any) -> Cube:
+def image(vis: str | list[str], folder: Path, **parameters: Any) -> Cube:
     """The cube that the task makes of a measurement set."""
     from casa_deepfocus.casa import images, imaging, inputs
 
@@ -86,14 +91,16 @@ def against_tclean(names: list[str]) -> Iterator[dict[str, Any]]:
 
     with casa_folder() as scratch:
         for name in names:
-            plan = MosaicPlan(offsets=tuple(map(tuple, HEXAGON * STEP)), **CASES[name])
+            plans = [MosaicPlan(offsets=tuple(map(tuple, HEXAGON * STEP)), **case) for case in CASES[name]]
             for place, offset in PLACES.items():
+                plan, sets = plans[0], []
                 ra, dec = plan.place(*offset)
-                vis = scratch / f"{names.index(name)}{place}.ms"
-                observe_mosaic(plan, [SkySource(ra=ra, dec=dec, continuum=1.0)], vis)
+                for number, part in enumerate(plans):
+                    sets.append(str(scratch / f"{names.index(name)}{place}{number}.ms"))
+                    observe_mosaic(part, [SkySource(ra=ra, dec=dec, continuum=1.0)], Path(sets[-1]))
                 for weighting, values in WEIGHTS.items():
                     cube = image(
-                        str(vis), scratch / f"{names.index(name)}{place}{weighting}", specmode="mfs", mode="continuum",
+                        sets, scratch / f"{names.index(name)}{place}{weighting}", specmode="mfs", mode="continuum",
                         imsize=NPIX, cell=f"{CELL}arcsec", pblimit=min(LIMITS), **values,
                         # In the frame of the plan: J2000 is 0.02 arcsec from it.
                         phasecenter=f"ICRS {plan.ra}deg {plan.dec}deg",
