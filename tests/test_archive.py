@@ -19,8 +19,6 @@ from casa_deepfocus.casa.task_sdeepfocus import sdeepfocus  # noqa: E402
 from casa_deepfocus.errors import DataError, ParameterError, ProductError  # noqa: E402
 from training.archive import judge_folders  # noqa: E402
 
-COLUMNS = ("ra", "dec", "fwhm_maj", "continuum", "continuum_err", "spectral_index", "snr", "nlines")
-
 
 def sets(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.glob("*.ms"))
@@ -131,7 +129,8 @@ def test_workers_make_the_same_tables(archive, folder, finished, tmp_path, monke
         assert len(here[name]) == len(there[name])
         for column in here[name].colnames:
             if here[name][column].dtype.kind == "f":
-                np.testing.assert_array_equal(here[name][column], there[name][column], err_msg=f"{name} {column}")
+                # The last bits of a fit were seen to differ from run to run.
+                np.testing.assert_allclose(here[name][column], there[name][column], rtol=1e-9, err_msg=column)
 
 
 def test_one_cube_that_fails_stops_no_other(archive, tmp_path, monkeypatch):

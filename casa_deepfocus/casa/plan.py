@@ -24,9 +24,9 @@ CONTINUUM = "continuum"
 SECONDS_EACH = 6.0
 """Of a cube, whatever its size: CASA's start, tables, networks, report [s]."""
 
-SECONDS_PER_VOXEL = 1.2e-6
-"""Of imaging at twice the field and of the search, per voxel of the field and core [s]: 64 channels of 360 x 360 pixels
-are imaged in 18 to 22 s on 2 cores and searched in 4 s."""
+SECONDS_PER_VOXEL = 4e-6
+"""Of imaging at twice the field and of the search, per voxel of the field [s]: right within a factor of two or three, as
+the time of a search goes with its sources. The log has both when a cube is done."""
 
 SECONDS_PER_VISIBILITY = 4e-7
 """Of gridding, per visibility (a channel of a row, both polarizations) [s]."""
