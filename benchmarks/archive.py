@@ -35,7 +35,7 @@ WORKER = "dask spec"
 """What the command line of a worker's process has in it."""
 
 ROUNDING = 1e-9
-"""Relative difference of numbers that are the same: last bits of a fit were seen to differ from run to run, by 1e-16."""
+"""Relative difference of numbers that are the same: last bits of a fit differ from run to run at times, by 1e-16."""
 
 POLL = 0.2
 """Seconds between two looks at a run."""

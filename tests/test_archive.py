@@ -4,6 +4,7 @@ workers, the tables are the same, with every planted source once."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,22 @@ def test_what_the_user_selects_restricts_what_is_found(archive, tmp_path, monkey
     lines = plan.of_sets(inputs.read({"vis": sets(archive), "mode": "line"}))
     assert len(lines.cubes) == 4, "no continuum image where lines are asked for"
     assert several.workers(inputs.read({"vis": sets(archive), "cluster": 3}), everything) == (3, None)
+
+
+def test_a_list_of_images_of_one_target(tiny_images, tmp_path, monkeypatch):
+    """Two copies of one cube: every source once, seen in both, and each line once."""
+    monkeypatch.chdir(tmp_path)
+    for window in ("spw1", "spw2"):
+        for kind in ("image", "psf", "pb"):
+            shutil.copytree(f"{tiny_images}.{kind}", f"tiny.{window}.{kind}")
+    alone = sdeepfocus(imagename="tiny.spw1.image", outfile="alone")
+    assert len(alone["sources"]) == 3, "the truth must not be trivial"
+    back = sdeepfocus(imagename=["tiny.spw1.image", "tiny.spw2.image"], outfile="both", cluster=1)
+    assert back["failed"] == {} and len(back["targets"]) == 1
+    target = next(iter(back["targets"].values()))
+    assert [row["windows"] for row in target["sources"]] == ["spw1,spw2"] * 3
+    assert len(target["lines"]) == sum(row["line_flux"] > 0 for row in alone["sources"])
+    with pytest.raises(ParameterError, match="psf=.*imagename names 2"):
+        sdeepfocus(imagename=["tiny.spw1.image", "tiny.spw2.image"], psf="tiny.spw1.psf")
+    broken = sdeepfocus(imagename=["tiny.spw1.image", "nowhere.image"], outfile="broken", cluster=1)
+    assert len(broken["failed"]) == 1 and "does not exist" in next(iter(broken["failed"].values()))

@@ -129,7 +129,7 @@ def _identity(name: str) -> list[Any]:
     """Real path, size and latest change of an input's data."""
     path = Path(os.path.realpath(name))
     files = [file for pattern in IDENTITY for file in path.glob(pattern)] if path.is_dir() else [path]
-    seen = [file.stat() for file in files]
+    seen = [file.stat() for file in files if file.exists()]
     return [str(path), sum(one.st_size for one in seen), max((one.st_mtime_ns for one in seen), default=0)]
 
 

@@ -209,7 +209,9 @@ def _search_all(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any
         log(note)
     for line in plan.lines(programme, number if where is None else 0):
         log(line)
-    with runfolder.run_folder(outfile, asked.values, sources, overwrite=bool(asked.values["overwrite"])) as folder:
+    # PSF and primary beam beside an image belong to it.
+    read = [*asked.vis, *(name for image in asked.images for name in outfiles.sources((), image, "", ""))]
+    with runfolder.run_folder(outfile, asked.values, read, overwrite=bool(asked.values["overwrite"])) as folder:
         for note in folder.notes:
             log(note)
         with _interruptible(lambda: f"what is done stays in {str(folder.path)!r}; the same call goes on from there"):
