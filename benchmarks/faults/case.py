@@ -48,6 +48,8 @@ class Trial:
     beam : float [arcsec], for the tolerance of positions
     meta : dict, values that the catalogue's meta must have
     outfile : str, prefix of the products
+    targets : tuple of tuple of Expected
+        Truth of each target, where the call makes a folder of several: each has one cube.
     after : callable on the folder, returns what is wrong with what is left there, '' if nothing
     """
 
@@ -58,6 +60,7 @@ class Trial:
     warns: tuple[str, ...] = ()
     beam: float = 1.0
     meta: dict[str, Any] = field(default_factory=dict)
+    targets: tuple[tuple[Expected, ...], ...] = ()
     outfile: str = "out"
     after: Callable[[Path], str] | None = None
 

@@ -83,6 +83,9 @@ def judge_error(trial: Trial, error: Exception, ours: bool) -> tuple[Outcome, st
 
 def judge_result(trial: Trial, folder: Path, warnings: Sequence[str]) -> tuple[Outcome, str]:
     """Outcome of a call that ended well, by its products."""
+    if trial.targets:
+        problem = _judge_targets(trial, folder)
+        return (Outcome.WRONG, problem) if problem else (Outcome.RIGHT, "")
     path = folder / f"{trial.outfile}.cat.ecsv"
     if not path.exists():
         return Outcome.WRONG, f"no catalogue {path.name}"
@@ -100,6 +103,18 @@ def judge_result(trial: Trial, folder: Path, warnings: Sequence[str]) -> tuple[O
     if not problem and trial.after is not None:
         problem = trial.after(folder)
     return (Outcome.WRONG, problem) if problem else (Outcome.RIGHT, "")
+
+
+def _judge_targets(trial: Trial, folder: Path) -> str:
+    """What is wrong with the catalogues of several targets' cubes; each truth is that of one of them."""
+    tables = [Table.read(path) for path in sorted(folder.glob(f"{trial.outfile}.targets/*/*.cat.ecsv"))]
+    if len(tables) != len(trial.targets):
+        return f"{len(tables)} catalogues for {len(trial.targets)} targets"
+    for truth in trial.targets:
+        problems = [compare(table, truth, trial.beam) for table in tables]
+        if all(problems):
+            return min(problems, key=len)
+    return ""
 
 
 def _equal(have: object, want: object) -> bool:

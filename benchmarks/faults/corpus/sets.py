@@ -135,14 +135,14 @@ def _both(folder: Path, shared: Path, *, field: str = "", gridder: str = "standa
     parameters = {"vis": name, **sets.IMAGE, "gridder": gridder} | ({"field": field} if field else {})
     if field:
         return Trial(parameters, sets.expected(), beam=sets.BEAM)
-    return Trial(parameters, words=(("field",), ("phase cent",)))
+    return Trial(parameters, beam=sets.BEAM, targets=(sets.expected(), sets.expected(sets.OTHER)))
 
 
 def _list_of_two(folder: Path, shared: Path) -> Trial:
     for name in ("plain", "other"):
         sets.copy(shared, folder, name)
     parameters = {"vis": ["plain.ms", "other.ms"], **sets.IMAGE}
-    return Trial(parameters, words=(("field", "vis"), ("phase cent",)))
+    return Trial(parameters, beam=sets.BEAM, targets=(sets.expected(), sets.expected(sets.OTHER)))
 
 
 def _one_channel(folder: Path, shared: Path) -> Trial:
