@@ -67,8 +67,8 @@ def test_requirements_are_those_of_the_package(repository: Path) -> None:
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("casa-deepfocus is not installed in this environment")
     names = {requirement.name for requirement in check.requirements()}
-    assert {"numpy", "onnxruntime", "casatools", "casashell", "casadata"} <= names
-    assert not {"torch", "pytest", "dask"} & names
+    assert {"numpy", "onnxruntime", "dask", "casatools", "casashell", "casadata"} <= names
+    assert not {"torch", "pytest", "dask-jobqueue"} & names
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,8 @@ def test_every_step_of_the_task_names_itself(monkeypatch: pytest.MonkeyPatch) ->
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(inputs, "check", fail)
-    with pytest.raises(LibraryError, match=r"step 'check' with vis='x.ms' failed: ZeroDivisionError: planted"):
-        task_sdeepfocus.sdeepfocus(vis="x.ms")
+    with pytest.raises(LibraryError, match=r"step 'check' with imagename='x.fits' failed: ZeroDivisionError: planted"):
+        task_sdeepfocus.sdeepfocus(imagename="x.fits")
 
 
 def test_the_log_has_an_error_once_however_many_tasks_it_passes(posted: list[tuple[str, str]]) -> None:

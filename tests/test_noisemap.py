@@ -13,7 +13,7 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import gaussian_image, shape_to_covariance
 from casa_deepfocus.core.noisemap import NoiseMap, fit_smooth, measure_noise_map
 from casa_deepfocus.core.psf import Imager, gaussian_psf, gaussian_transform
-from casa_deepfocus.pipeline import Options, run
+from casa_deepfocus.pipeline import Options, _noise_may_vary, run
 from casa_deepfocus.pipeline.intake import take_in
 from casa_deepfocus.pipeline.state import silent
 from tests.fake_networks import FilterNetworks
@@ -160,7 +160,7 @@ def test_sources_by_the_noise_at_their_place(nchan):
     planted = ((24.0, 40.0, 9.0 * level * true[40, 24]), (116.0, 90.0, 30.0 * level * true[90, 116]))
     assert planted[0][2] < 4.0 * level * true.max()
     cube = make(scale * true, nchan, 11, planted)
-    result = run(cube, FilterNetworks())
+    result = run(cube, FilterNetworks(), Options(noise_map=True))
     table = result.catalogue
     assert len(table) == 2
     for x, y, flux in planted:
@@ -187,6 +187,13 @@ def test_flat_noise_is_searched_as_without_a_map():
     for name in ("x", "y", "continuum", "continuum_err", "snr", "reliability"):
         np.testing.assert_array_equal(on.catalogue[name], off.catalogue[name])
     np.testing.assert_array_equal(on.noise, off.noise)
+
+
+def test_a_map_is_made_where_noise_can_be_told_from_what_is_seen():
+    cube = make(1e-3 * ramp(), 16, 11)
+    one = make(1e-3 * ramp(), 1, 11)
+    assert _noise_may_vary(cube) and not _noise_may_vary(one)
+    assert _noise_may_vary(replace(one, corrected=True)), "divided by a primary beam that is not known"
 
 
 @pytest.mark.parametrize("shape", benchmark.SHAPES)

@@ -128,7 +128,11 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         ny, nx = cube.shape
         log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
         space.require(str(work.path), space.products(template.shape, cube.shape), "the products")
-        options = pipeline.Options(mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms)
+        # What tclean makes of visibilities has flat noise; what somebody else has made may have any.
+        options = pipeline.Options(
+            mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms,
+            noise_map=False if request.vis else None,
+        )  # fmt: skip
         with _progress() as progress, _timed(timings, "find", vis=request.vis, imagename=request.imagename):
             result = pipeline.run(cube, networks, options, log=log, progress=progress)
         with _timed(timings, "write", outfile=request.outfile):

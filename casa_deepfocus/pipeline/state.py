@@ -84,7 +84,8 @@ class Options:
     reliability : float, sources less likely to be real are left out
     same_position : float [beam], closer sources are one
     graph : GraphThresholds
-    noise_map : bool, whether the noise may vary over the image (core.noisemap); if not, one number a channel is it
+    noise_map : bool or None, whether the noise may vary over the image (core.noisemap); if not, one number a channel
+        is it; None: where it can be told from what the image shows
     """
 
     mode: str = "both"
@@ -100,7 +101,7 @@ class Options:
     reliability: float = 0.5
     same_position: float = 0.35
     graph: GraphThresholds = field(default_factory=GraphThresholds)
-    noise_map: bool = True
+    noise_map: bool | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
