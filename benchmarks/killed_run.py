@@ -268,6 +268,14 @@ class _Forked:
         self.stderr = open(read, errors="replace")
         self.returncode: int | None = None
 
+    def poll(self) -> int | None:
+        """As Popen.poll."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
     def kill(self) -> None:
         """As Popen.kill."""
         if self.returncode is None:

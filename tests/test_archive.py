@@ -122,11 +122,13 @@ def test_a_complete_run_is_not_done_again_unasked(archive, folder, finished, mon
 def test_workers_make_the_same_tables(archive, folder, finished, tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
-    back = sdeepfocus(vis=sets(archive), outfile="two", cluster=2)
-    assert back["failed"] == {}
+    # The mosaic takes longer, and workers make it in no other way (`python -m benchmarks archive`).
+    single = next(name for name in finished[1]["targets"] if not name.startswith("Ridge"))
+    back = sdeepfocus(vis=sets(archive), outfile="two", cluster=2, field=single.replace("_", " "))
+    assert back["failed"] == {} and list(back["targets"]) == [single]
     here, there = tables(folder / "arc.targets"), tables(tmp_path / "two.targets")
-    assert here.keys() == there.keys()
-    for name in here:
+    assert len(there) == 2
+    for name in there:
         assert len(here[name]) == len(there[name])
         for column in here[name].colnames:
             if here[name][column].dtype.kind == "f":

@@ -22,6 +22,9 @@ from casa_deepfocus.errors import ParameterError, ProductError
 SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".noise", ".html", ".png")
 """Endings of the products; the last two are the report and its picture of the field."""
 
+TARGETS = ".targets"
+"""Ending of the folder of a run with several targets or windows."""
+
 IMAGES: tuple[str, ...] = (".image", ".psf", ".pb")
 """Endings of the images that keepimages keeps."""
 

@@ -24,7 +24,6 @@ from casa_deepfocus.casa import outfiles, signals
 from casa_deepfocus.casa.locks import NAME, Lock, Owner
 from casa_deepfocus.errors import ProductError
 
-ENDING = ".targets"
 RECORD, WORK, OLD = "run.json", ".work", ".old"
 DONE, FAILED = "done", "failed"
 
@@ -144,7 +143,7 @@ def run_folder(
     ProductError
         Where it holds another run's products, or nothing can be written, or another run works in it.
     """
-    path = Path(os.path.abspath(outfile + ENDING))
+    path = Path(os.path.abspath(outfile + outfiles.TARGETS))
     mine = signature(values, inputs)
     new = not path.exists()
     before = None if new else check(outfile, mine, overwrite=overwrite)
@@ -177,7 +176,7 @@ def check(outfile: str, mine: str, *, overwrite: bool) -> dict[str, Any] | None:
     ProductError
         Where something stands in the way.
     """
-    path = Path(os.path.abspath(outfile + ENDING))
+    path = Path(os.path.abspath(outfile + outfiles.TARGETS))
     if not os.path.lexists(path):
         return None
     if not outfiles.ours(str(path)):
