@@ -205,3 +205,25 @@ def test_a_list_of_images_of_one_target(tiny_images, tmp_path, monkeypatch):
         sdeepfocus(imagename=["tiny.spw1.image", "tiny.spw2.image"], psf="tiny.spw1.psf")
     broken = sdeepfocus(imagename=["tiny.spw1.image", "nowhere.image"], outfile="broken", cluster=1)
     assert len(broken["failed"]) == 1 and "does not exist" in next(iter(broken["failed"].values()))
+
+
+def test_tables_that_cannot_be_made_stop_no_other_target(archive, tmp_path, monkeypatch):
+    """The cubes stay where they are, and the same call makes the tables."""
+    from casa_deepfocus.casa import targetfolder
+
+    monkeypatch.chdir(tmp_path)
+    call = {"vis": sets(archive)[:1], "spw": "1,3", "mode": "line", "imsize": 64, "outfile": "x", "cluster": 1}
+    write = targetfolder.write
+
+    def mostly(run, cubes):
+        if cubes[0].folder.startswith("Ridge"):
+            raise KeyError("planted")
+        return write(run, cubes)
+
+    monkeypatch.setattr(targetfolder, "write", mostly)
+    back = sdeepfocus(**call)
+    assert len(back["targets"]) == 1 and len(back["failed"]) == 1
+    assert "tables and pages" in next(iter(back["failed"].values()))
+    monkeypatch.setattr(targetfolder, "write", write)
+    again = sdeepfocus(**call)
+    assert len(again["targets"]) == 2 and again["failed"] == {}

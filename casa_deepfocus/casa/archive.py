@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from astropy.table import Table
 
 from casa_deepfocus import cluster
-from casa_deepfocus.casa import continuum, guarded, inputs, memory, targetfolder
+from casa_deepfocus.casa import continuum, failures, guarded, inputs, memory, targetfolder
 from casa_deepfocus.casa.measurementset import selection
 from casa_deepfocus.casa.plan import CubePlan, Programme
 from casa_deepfocus.casa.runfolder import DONE, FAILED, RunFolder
@@ -135,12 +134,19 @@ class Run:
             return
         for index in waiting:
             try:
-                self._line_up(index, self._line_free(self.programme.cubes[index]))
+                with failures.step("continuum", target=folder):
+                    parameters = self._line_free(self.programme.cubes[index])
+                self._line_up(index, parameters)
             except DeepFocusError as exc:
                 self.take(index, Outcome(" ".join(str(exc).split())))
             return
         if (self.folder.work / folder).exists():
-            self._complete(folder)
+            try:
+                with failures.step("tables", target=folder):
+                    self._complete(folder)
+            except DeepFocusError as exc:
+                # Its cubes stay where they are, and the same call tries again.
+                self.log(f"{self.programme.of(folder)[0].target}: no tables and pages of it: {exc}", "WARN")
 
     def _line_free(self, plan: CubePlan) -> Mapping[str, Any]:
         """The parameters of a target's continuum image, when its cubes are done."""
@@ -238,18 +244,8 @@ def make(jobs: Mapping[int, Job], index: int) -> Outcome:
     from casa_deepfocus.casa import task_sdeepfocus
 
     try:
-        with task_sdeepfocus.titled(job.title):
+        with task_sdeepfocus.titled(job.title), failures.step("make", image=job.title):
             back = task_sdeepfocus.search(dict(job.parameters))
     except DeepFocusError as exc:
         return Outcome(" ".join(str(exc).split()), time.perf_counter() - start)
     return Outcome("", time.perf_counter() - start, len(back["sources"]), back["facts"])
-
-
-def failed(state: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Cubes that could not be made, and why."""
-    return {key: str(record["reason"]) for key, record in state.items() if record["state"] == FAILED}
-
-
-def products(folder: RunFolder, names: Sequence[str]) -> dict[str, str]:
-    """Paths of the targets' folders that are in place."""
-    return {name: str(folder.path / name) for name in names if Path(folder.path / name).is_dir()}

@@ -109,9 +109,10 @@ class RunFolder:
         shutil.rmtree(self.path / OLD, ignore_errors=True)
         return target
 
-    def finish(self, folders: Sequence[str]) -> None:
-        """Remove what no longer belongs to the run: the work folder, targets of an older one."""
-        shutil.rmtree(self.work, ignore_errors=True)
+    def finish(self, folders: Sequence[str], *, keep_work: bool = False) -> None:
+        """Remove what no longer belongs to the run: an older one's targets, and the work folder unless it is needed."""
+        if not keep_work:
+            shutil.rmtree(self.work, ignore_errors=True)
         for path in self.path.iterdir():
             if path.is_dir() and path.name not in folders and outfiles.ours(str(path)):
                 shutil.rmtree(path, ignore_errors=True)

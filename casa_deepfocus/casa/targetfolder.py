@@ -86,18 +86,20 @@ def close(run: RunFolder, programme: Programme, seconds: float) -> dict[str, Any
     """
     pages = []
     for folder in programme.folders:
-        pages.append(_page(run, programme.of(folder), run.path / folder))
-    done = [page for page in pages if page.merged is not None and page.folder.is_dir()]
+        pages.append(_page(run, programme.of(folder), run.place(folder)))
+    done = [page for page in pages if page.merged is not None and page.folder.parent == run.path]
     failed = {
         cube.key: str(run.state.get(cube.key, {}).get("reason", "not made"))
         for cube in programme.cubes if not run.is_done(cube.folder, cube.label)
     }  # fmt: skip
+    untold = [page for page in pages if page.merged is not None and page.folder.parent != run.path]
+    failed |= {page.folder.name: "its tables and pages could not be made; the log says why" for page in untold}
     lines: list[str] = []
     if done:
         facts = [(name, str(value)) for name, value in run.asked.items()]
         facts += [("left out", text) for text in programme.left_out]
         write_overview(os.path.basename(run.path), pages, run.path / INDEX, facts)
-        run.finish([page.folder.name for page in pages])
+        run.finish([page.folder.name for page in pages], keep_work=bool(untold))
         lines = _table(done)
         lines += [f"{key}: failed: {reason}" for key, reason in failed.items()]
         lines.append(f"{sum(len(page.merged.sources) for page in done if page.merged)} sources in {seconds:.1f} s")
@@ -112,7 +114,7 @@ def close(run: RunFolder, programme: Programme, seconds: float) -> dict[str, Any
         "products": {page.folder.name: str(page.folder) for page in done} | {"html": str(run.path / INDEX)},
         "timings": {key: float(record.get("seconds", 0.0)) for key, record in run.state.items()} | {"total": seconds},
         "targets": {
-            page.folder.name: {"sources": _rows(page.merged.sources), "lines": _rows(page.merged.lines)}
+            page.folder.name: {"sources": rows_of(page.merged.sources), "lines": rows_of(page.merged.lines)}
             for page in done if page.merged
         },
         "failed": failed,
@@ -120,7 +122,8 @@ def close(run: RunFolder, programme: Programme, seconds: float) -> dict[str, Any
     }  # fmt: skip
 
 
-def _rows(table: Table) -> list[dict[str, Any]]:
+def rows_of(table: Table) -> list[dict[str, Any]]:
+    """A table as plain Python, a dict a row."""
     return [
         {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in row.colnames} for row in table
     ]

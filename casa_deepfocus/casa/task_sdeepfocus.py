@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
-from astropy.table import Table
 from casatasks import casalog
 from tqdm import tqdm
 
@@ -153,7 +152,7 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         "counts": dict(result.counts) | {"sources": len(result.catalogue)},
         "products": written,
         "timings": timings,
-        "sources": _rows(result.catalogue),
+        "sources": targetfolder.rows_of(result.catalogue),
         "lines": lines,
         "facts": {
             "noise": float(np.nanmedian(result.noise)), "beam": cube.beam_on_sky(), "nchan": cube.nchan,
@@ -161,13 +160,6 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
             "frame": cube.frame, "warnings": list(request.warnings),
         },
     }  # fmt: skip
-
-
-def _rows(table: Table) -> list[dict[str, Any]]:
-    """A table as plain Python."""
-    return [
-        {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in row.colnames} for row in table
-    ]
 
 
 def _programme(asked: inputs.Asked) -> plan.Programme:

@@ -15,6 +15,10 @@ Fitted to tclean's own .pb: they agree within 1.1e-4 down to 0.01, where CASA's 
 """
 
 
+BLOCKED = 0.0625
+"""Blockage over diameter of a dish that is not among them: that of the 12 m dishes, 0.75 m."""
+
+
 def airy(radius: ArrayLike, freq: float, diameter: float) -> NDArray[np.float64]:
     """Power pattern of a blocked aperture at a radius [rad]: 10.7 m with 0.75 m blocked for a 12 m dish.
 
@@ -24,7 +28,7 @@ def airy(radius: ArrayLike, freq: float, diameter: float) -> NDArray[np.float64]
     freq : float [Hz]
     diameter : float [m], of the dish; `DISHES` gives the effective one
     """
-    effective, blockage = DISHES.get(round(diameter, 1), (diameter, 0.0625 * diameter))
+    effective, blockage = DISHES.get(round(diameter, 1), (diameter, BLOCKED * diameter))
     argument = np.maximum(np.pi * effective * freq / C_MS * np.asarray(radius, dtype=float), 1e-9)
     # As CASA computes it, with the blockage's pattern at D/b instead of b/D times the argument. That lifts
     # the beam by 1 % off its centre; simobserve and tclean share it, so a truth must have it too.
