@@ -212,7 +212,7 @@ def test_tables_that_cannot_be_made_stop_no_other_target(archive, tmp_path, monk
     from casa_deepfocus.casa import targetfolder
 
     monkeypatch.chdir(tmp_path)
-    call = {"vis": sets(archive)[:1], "spw": "1,3", "mode": "line", "imsize": 64, "outfile": "x", "cluster": 1}
+    call = {"vis": sets(archive)[:1], "spw": "0,1", "mode": "line", "imsize": 64, "outfile": "x", "cluster": 1}
     write = targetfolder.write
 
     def mostly(run, cubes):

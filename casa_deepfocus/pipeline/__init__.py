@@ -210,8 +210,8 @@ def _noise_may_vary(cube: Cube) -> bool:
     """Whether what varies over an image can be told to be its noise.
 
     Channels tell it from all that stays the same in them. In a single image emission with structure passes for noise,
-    by what its fit leaves of it: of a real disc most sources were lost. Noise there is flat unless the image was divided
-    by something, and so it is in a mosaic of our own making.
+    by what its fit leaves of it: of a real disc most sources were lost. Noise there is flat unless the image was
+    divided by something, and so it is in a mosaic of our own making.
     """
     return cube.mosaic is None and (cube.nchan >= FEWEST_PLANES or cube.corrected)
 
