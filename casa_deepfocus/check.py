@@ -24,9 +24,6 @@ from casa_deepfocus import __version__, casa_data
 from casa_deepfocus.errors import DeepFocusError
 
 DISTRIBUTION = "casa-deepfocus"
-MODULES = {"scikit-image": "skimage"}
-"""Names under which packages are imported, where they are not those under which they are installed."""
-
 CASA_PACKAGES = ("casaconfig", "casatools", "casatasks", "casashell")
 CASA_SECONDS = 300
 """[s] After which a starting CASA hangs: it takes 2 s, a minute from a slow network disk."""
@@ -89,16 +86,29 @@ def requirements() -> list[Any]:
     return [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": "casa"})]
 
 
+def module_of(distribution: str) -> str:
+    """The module under which a package is imported (pyyaml: yaml), by what its installation says; else its name."""
+    try:
+        installed = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return distribution
+    named = (installed.read_text("top_level.txt") or "").split()
+    modules = named or [Path(file.parts[0]).stem for file in installed.files or () if file.suffix == ".py"]
+    public = [module for module in modules if module.isidentifier() and not module.startswith("_")]
+    return distribution if distribution in public or not public else public[0]
+
+
 def package(requirement: Any) -> Finding:
     """Whether one package is there, old enough and new enough, and can be imported."""
     name = requirement.name
     install, upgrade = (f"{PIP} {how}'{name}{requirement.specifier}'" for how in ("", "-U "))
-    problem = "" if name in CASA_PACKAGES else _import(MODULES.get(name, name))
+    module = module_of(name)
+    problem = "" if name in CASA_PACKAGES else _import(module)
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         # onnxruntime-gpu is imported as onnxruntime; a monolithic CASA has no metadata for some of its parts.
-        there = importlib.util.find_spec(MODULES.get(name, name)) if name not in sys.modules else sys.modules[name]
+        there = importlib.util.find_spec(module) if module not in sys.modules else sys.modules[module]
         if there is None or problem:
             return Finding(name, "is not installed", install)
         return Finding(name, "there, of unknown version")

@@ -71,6 +71,12 @@ def test_requirements_are_those_of_the_package(repository: Path) -> None:
     assert not {"torch", "pytest", "dask-jobqueue"} & names
 
 
+def test_everything_that_the_package_asks_for_is_found() -> None:
+    wanted = [requirement for requirement in check.requirements() if requirement.name not in check.CASA_PACKAGES]
+    wrong = [str(finding) for finding in map(check.package, wanted) if finding.remedy]
+    assert not wrong
+
+
 @pytest.mark.parametrize(
     ("text", "version", "says", "remedy"),
     [
@@ -90,9 +96,12 @@ def test_packages(
             raise importlib.metadata.PackageNotFoundError(name)
         return version
 
-    (tmp_path / "broken_package.py").write_text("raise ValueError('planted\\nmore')")
+    (tmp_path / "breaks.py").write_text("raise ValueError('planted\\nmore')")
+    record = tmp_path / "broken_package-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-package\nVersion: 1.0\n")
+    (record / "top_level.txt").write_text("_breaks\nbreaks\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(check.MODULES, "broken-package", "broken_package")
     monkeypatch.setattr(importlib.metadata, "version", installed)
     finding = check.package(Requirement(text))
     assert says in finding.text
