@@ -179,7 +179,9 @@ class Run:
         self.log(f"{cubes[0].target}: done, {place}")
 
 
-def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo) -> dict[str, dict[str, Any]]:
+def run(
+    programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo, imager: guarded.Imager | None = None
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Make and search all cubes of a programme, and put the targets' folders in place.
 
     Parameters
@@ -189,6 +191,8 @@ def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo
         `cluster` says who makes them.
     folder : RunFolder
     log : callable of a message and a priority
+    imager : callable, optional
+        As for `imaging.make_images`. It belongs to this process: all cubes are made here then.
 
     Returns
     -------
@@ -197,8 +201,9 @@ def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo
     going = Run(programme, folder, log)
     going.start()
     if going.todo:
-        with guarded.session(WRITES, [folder.lock.fd]), makers(asked, programme) as mapped:
-            for index, outcome in mapped(partial(make, going.jobs), going.todo):
+        mapper = makers(asked, programme) if imager is None else cluster.mapper(1, None)
+        with guarded.session(WRITES, [folder.lock.fd]), mapper as mapped:
+            for index, outcome in mapped(partial(make, going.jobs, imager=imager), going.todo):
                 going.take(index, outcome)
     return folder.state
 
@@ -234,7 +239,7 @@ def workers(asked: inputs.Asked, programme: Programme) -> tuple[int, str | None]
     return max(1, min(len(os.sched_getaffinity(0)), len(made), room)), None
 
 
-def make(jobs: Mapping[int, Job], index: int) -> Outcome:
+def make(jobs: Mapping[int, Job], index: int, imager: guarded.Imager | None = None) -> Outcome:
     """Make a cube and search it, in whatever process this is."""
     job = jobs[index]
     start = time.perf_counter()
@@ -245,7 +250,7 @@ def make(jobs: Mapping[int, Job], index: int) -> Outcome:
 
     try:
         with task_sdeepfocus.titled(job.title), failures.step("make", image=job.title):
-            back = task_sdeepfocus.search(dict(job.parameters))
+            back = task_sdeepfocus.search(dict(job.parameters), imager=imager)
     except DeepFocusError as exc:
         return Outcome(" ".join(str(exc).split()), time.perf_counter() - start)
     return Outcome("", time.perf_counter() - start, len(back["sources"]), back["facts"])
