@@ -107,6 +107,8 @@ def _replace(path: str, content: dict[str, Any], before: dict[str, Any], handler
                         "Write it in the form that hif_findcont uses"
                     )
         os.replace(new, path)
+    except ProductError:
+        raise
     except OSError as exc:
         raise ProductError(f"{path} cannot be written ({exc.strerror}); it is left as it is") from exc
     finally:

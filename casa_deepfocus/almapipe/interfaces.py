@@ -112,8 +112,8 @@ def _add_qa(result_class: type, qa: Callable[[Any], list[Any]]) -> None:
 
     class Handler:
         generating_task = None
-        child_cls = None
-        result_cls = result_class
+        child_cls: Any = None
+        result_cls: Any = result_class
         is_handler_for = pipelineqa.QAPlugin.is_handler_for
         handle_with_exception_catch = pipelineqa.QAPlugin.handle_with_exception_catch
 

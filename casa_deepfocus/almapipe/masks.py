@@ -136,6 +136,8 @@ def _cell(value: Any) -> float:
         if not match:
             raise DataError(f"its cell, {value!r}, is not set")
         sizes.append(float(match[1]) * TO_ARCSEC[match[2]])
+    if not sizes:
+        raise DataError(f"its cell, {value!r}, is not set")
     if max(sizes) - min(sizes) > 1e-6 * sizes[0]:
         raise DataError(f"its pixels, {value!r}, are not square")
     return sizes[0]

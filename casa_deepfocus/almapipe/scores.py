@@ -83,7 +83,9 @@ def of_search(record: Record, problem: str) -> list[Score]:
     for cube in record["cubes"]:
         where = f"{cube['target']}, " + ("continuum" if cube["label"] == CONTINUUM else f"spw {cube['spw']}")
         if cube["state"] != DONE:
-            found.append(_score(cube, PARTLY, f"{where}: not searched: {cube['reason']}", "Search failed", ("failed", 1)))
+            found.append(
+                _score(cube, PARTLY, f"{where}: not searched: {cube['reason']}", "Search failed", ("failed", 1))
+            )
             continue
         found.append(_sources(cube, where))
         found += _cautions(cube, where)
@@ -125,7 +127,9 @@ def _free(cube: Mapping[str, Any], where: str) -> Score:
     share, percent = cube["share"], 100.0 * cube["share"]
     metric = ("line_free", percent)
     if cube["handed"] == KEPT:
-        words = f"{where}: cont.dat had ranges already, they are kept (we find {percent:.0f} % of the band free of lines)"
+        words = (
+            f"{where}: cont.dat had ranges already, they are kept (we find {percent:.0f} % of the band free of lines)"
+        )
         return _score(cube, GOOD, words, "cont.dat kept", metric, "%")
     if OLD in cube["handed"]:
         words = f"{where}: cont.dat is of the old format without frames and is left as it is"
@@ -151,8 +155,8 @@ def of_continuum_left(made: Sequence[Mapping[str, Any]]) -> list[Score]:
     """Of cubes that hif_makeimages makes with their continuum in, although some was found."""
     return [
         Score(
-            PARTLY, f"{about['field']}, spw {about['spw']}: {about['continua']} sources have continuum, and it is left in "
-            "the data of this cube; hif_uvcontsub takes it out", "Continuum left in",
+            PARTLY, f"{about['field']}, spw {about['spw']}: {about['continua']} sources have continuum, and it is left "
+            "in the data of this cube; hif_uvcontsub takes it out", "Continuum left in",
             ("deepfocus.continua", about["continua"], ""), about["spw"], about["field"],
         )
         for about in made if about.get("continua")

@@ -78,7 +78,9 @@ def observed(context: Any, vis: Sequence[str] = (), targets: str = "", spw: str 
     if not found:
         raise DataError("no calibrated measurement set is registered" + (f" of {', '.join(vis)}" if vis else ""))
     asked, ids = _listed(targets), _listed(spw)
-    names, virtual, chosen = {}, {}, []
+    names: dict[tuple[str, int], tuple[str, str]] = {}
+    virtual: dict[tuple[str, int], tuple[str, str]] = {}
+    chosen = []
     for ms, column in found.items():
         fields = [item for item in interfaces.targets(ms) if not asked or item[1] in asked or item[2] in asked]
         windows = [item for item in interfaces.windows(context, ms) if not ids or item[1] in ids]
@@ -109,9 +111,7 @@ def _listed(text: str) -> list[str]:
     return [interfaces.bare(word) for word in str(text or "").split(",") if word.strip()]
 
 
-def run(
-    seen: Observed, output_dir: str, stage: int, imager: Callable[..., Any], options: Mapping[str, Any]
-) -> Record:
+def run(seen: Observed, output_dir: str, stage: int, imager: Callable[..., Any], options: Mapping[str, Any]) -> Record:
     """Search everything that is observed, and describe it.
 
     Parameters
@@ -160,7 +160,7 @@ def _described(
     spw, window = seen.virtual.get(one, ("", "")) if one else ("", "")
     done = state.get("state") == runfolder.DONE
     stem = folder / cube.folder / cube.label
-    about = {
+    about: dict[str, Any] = {
         "target": cube.target, "fields": fields, "sources": sources, "spw": spw, "window": window, "label": cube.label,
         "state": runfolder.DONE if done else runfolder.FAILED,
         "reason": "" if done else str(state.get("reason", cube.problem or "not made")),

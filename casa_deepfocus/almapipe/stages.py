@@ -99,7 +99,8 @@ class DeepFocus(interfaces.StandardTask):
         context, folder = inputs.context, os.path.abspath(inputs.context.output_dir)
 
         def work() -> record.Record:
-            vis = [inputs.vis] if isinstance(inputs.vis, str) else list(inputs.vis or [])
+            given = [inputs.vis] if isinstance(inputs.vis, str) else list(inputs.vis or [])
+            vis = [name for name in given if name]
             seen = search.observed(context, vis, str(inputs.field or ""), str(inputs.spw or ""))
             options = {"minsnr": float(inputs.minsnr), "falsealarms": float(inputs.falsealarms)}
             stage = interfaces.stage_number(context)

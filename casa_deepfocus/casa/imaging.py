@@ -153,7 +153,9 @@ def make_images(request: Request, folder: str, log: Log, imager: Imager = tclean
         mosaics.remove(folder, "wide.")
         if several:
             guarded.call(mask_below, f"{name}.pb", limit, folder=folder)
-        terms = mosaics.describe(request, f"{name}.image", f"{name}.psf", folder, passed, log, imager) if mosaic else None
+        terms = None
+        if mosaic:
+            terms = mosaics.describe(request, f"{name}.image", f"{name}.psf", folder, passed, log, imager)
     except DeepFocusError:
         raise
     except Exception as exc:
