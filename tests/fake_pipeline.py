@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-
-import pytest
 
 FAKED = "casa_deepfocus.almapipe.interfaces"
 ROOM = ("search", "masks", "stages", "renderer", "registration")
@@ -125,23 +122,3 @@ def _rows(results: Any) -> Iterator[Any]:
 
 def _score(value: float, long: str, short: str, metric: Any, *, spw: str = "", field: str = "") -> Any:
     return SimpleNamespace(value=value, long=long, short=short, metric=metric, spw=spw, field=field)
-
-
-@pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """Gives modules of the room by their names, loaded with the stand-in in the pipeline's place."""
-    import importlib
-
-    from casa_deepfocus import almapipe
-
-    fake = make()
-    for name in ROOM:
-        monkeypatch.delitem(sys.modules, f"casa_deepfocus.almapipe.{name}", raising=False)
-        monkeypatch.delattr(almapipe, name, raising=False)
-    monkeypatch.setitem(sys.modules, FAKED, fake)
-    monkeypatch.setattr(almapipe, "interfaces", fake, raising=False)
-    yield lambda name: importlib.import_module(f"casa_deepfocus.almapipe.{name}")
-    for name in ROOM:
-        sys.modules.pop(f"casa_deepfocus.almapipe.{name}", None)
-        if hasattr(almapipe, name):
-            delattr(almapipe, name)

@@ -30,10 +30,10 @@ PACKAGES = (
 """What the pipeline imports and builds with: its requirements.txt, without what only MPI and self-calibration need."""
 
 SIMULATION = (
-    "--targets", "2", "--windows", "2", "--mosaics", "0", "--executions", "1", "--channels", "48", "--antennas", "14",
+    "--targets", "2", "--windows", "2", "--mosaics", "0", "--executions", "1", "--channels", "24", "--antennas", "14",
     "--integrations", "6", "--corrected", "--sources", "3", "--seed", "5",
 )  # fmt: skip
-"""Two targets, two windows of 48 channels, one execution, 14 antennas."""
+"""Two targets, two windows of 24 channels, one execution, 14 antennas."""
 
 SITE = """\
 import casadata

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
+import sys
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,31 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
-from fake_pipeline import Context, ContFile, measurement_set, pipeline  # noqa: F401
+from fake_pipeline import FAKED, ROOM, Context, ContFile, make, measurement_set
 
 from casa_deepfocus import almapipe
 from casa_deepfocus.almapipe import contdat, scores
 from casa_deepfocus.errors import DataError, ParameterError, ProductError
 
-pytest_plugins = ["casa_fixtures", "fake_pipeline"]
+pytest_plugins = ["casa_fixtures"]
 
 WINDOW = "X0#ALMA_RB_06#BB_1#SW-01#FULL_RES"
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Gives modules of the room by their names, loaded with the stand-in in the pipeline's place."""
+    fake = make()
+    for name in ROOM:
+        monkeypatch.delitem(sys.modules, f"casa_deepfocus.almapipe.{name}", raising=False)
+        monkeypatch.delattr(almapipe, name, raising=False)
+    monkeypatch.setitem(sys.modules, FAKED, fake)
+    monkeypatch.setattr(almapipe, "interfaces", fake, raising=False)
+    yield lambda name: importlib.import_module(f"casa_deepfocus.almapipe.{name}")
+    for name in ROOM:
+        sys.modules.pop(f"casa_deepfocus.almapipe.{name}", None)
+        if hasattr(almapipe, name):
+            delattr(almapipe, name)
 
 
 def entry(*ranges: tuple[float, float], frame: str = "LSRK") -> tuple[str, list[tuple[float, float]], str]:
@@ -108,7 +127,7 @@ def catalogue(*rows: dict[str, float]) -> Table:
     }  # fmt: skip
     table = Table(rows=[one | row for row in rows])
     table.meta.update(
-        beam_maj=3.0, beam_min=2.0, beam_pa=0.0, freq0=100.0e9, chan_width=1e6, radesys="ICRS", frame="LSRK", nchan=40
+        beam_maj=3.1, beam_min=2.1, beam_pa=0.0, freq0=100.0e9, chan_width=1e6, radesys="ICRS", frame="LSRK", nchan=40
     )
     return table
 
@@ -147,9 +166,9 @@ def test_a_source_is_drawn_as_its_ellipse_over_its_line(pipeline):
     assert planes.tolist() == [7, 8, 9, 10]
     y, x = np.nonzero(mask[8])
     assert (y.mean(), x.mean()) == pytest.approx((24.0, 32.0), abs=0.01)
-    # The beam stands upright: semi-axes of 3 arcsec in y and 2 in x.
+    # The beam stands upright: semi-axes of 3.1 arcsec in y and 2.1 in x.
     assert np.ptp(y) == 12 and np.ptp(x) == 8
-    assert mask[8].sum() == pytest.approx(np.pi * 6 * 4, rel=0.05)
+    assert mask[8].sum() == pytest.approx(np.pi * 6.2 * 4.2, rel=0.05)
 
 
 def test_position_angles_turn_to_the_east(pipeline):
@@ -260,6 +279,11 @@ def test_scores_say_what_is_to_be_known(changes, words, value):
 def test_a_search_that_could_not_be_is_red():
     assert said({}, "no science target") == {"Nothing searched": scores.NOTHING}
     assert scores.of_masks([], "no targets")[0].value == scores.NOTHING
+
+
+def test_a_window_without_data_is_told():
+    given = record("A") | {"left_out": ["A: window 3 of a.ms: no data of this target that are not flagged"]}
+    assert said(given)["Left out"] == scores.LOOK
 
 
 def test_continuum_that_is_left_in_a_cube_is_told():

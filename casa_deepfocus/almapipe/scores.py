@@ -80,6 +80,8 @@ def of_search(record: Record, problem: str) -> list[Score]:
     if record.get("contdat"):
         words = f"No line-free ranges were handed on: {record['contdat']}"
         found.append(Score(PARTLY, words, "cont.dat untouched", ("deepfocus.handed", 0, "")))
+    for text in record.get("left_out", []):
+        found.append(Score(LOOK, f"Left out: {text}", "Left out", ("deepfocus.left_out", 1, "")))
     for cube in record["cubes"]:
         where = f"{cube['target']}, " + ("continuum" if cube["label"] == CONTINUUM else f"spw {cube['spw']}")
         if cube["state"] != DONE:
