@@ -84,7 +84,7 @@ def described(cube: Mapping[str, Any], output_dir: str, place: Path, report_dir:
         "window": printable(cube["window"]), "reason": printable(cube["reason"]), "done": bool(cube["catalogue"]),
         "rows": cube["rows"], "lines": cube["lines"], "noise": f"{1e3 * cube['noise']:.3g}",
         "beam": " x ".join(f"{value:.3g}" for value in cube["beam"][:2]),
-        "nchan": cube["nchan"], "band": f"{band[0]:.4f} to {band[1]:.4f}" if band else "",
+        "nchan": cube["nchan"], "band": " to ".join(f"{value:.4f}" for value in dict.fromkeys(band)),
         "share": f"{100 * cube['share']:.0f} %" if cube["spw"] and cube["catalogue"] else "",
         "handed": cube["handed"], "free": [f"{low:.5f} to {high:.5f}" for low, high in cube["free"]],
         "seconds": f"{cube['seconds']:.1f}", "links": links, "picture": picture, "warnings": cube["warnings"],
@@ -114,6 +114,6 @@ def sources_of(cube: Mapping[str, Any], output_dir: str) -> list[list[str]]:
             str(row["name"]), ra, dec, text(float(row["freq"]) / 1e9, ".5f") if line else "-",
             text(float(row["line_fwhm"]), ".1f") if line else "-",
             text(float(row["line_flux"]), ".4g") if line else "-",
-            text(1e3 * float(row["continuum"]), ".4g"), text(float(row["snr"]), ".1f"), str(row["flags"]) or "-",
+            text(1e3 * float(row["continuum"]), ".4g"), text(float(row["snr"]), ".1f"), str(row["flags"]).strip("-") or "-",
         ])  # fmt: skip
     return found
