@@ -1,8 +1,7 @@
 """The calibrated measurement sets that a pipeline run has left, for sdeepfocus by itself; needs no pipeline.
 
-    from casa_deepfocus.almapipe import calibrated
-    best = calibrated.find("calibrated/working")[0]
-    sdeepfocus(vis=best.vis, datacolumn=best.column, outfile="field")
+``best = calibrated.find("calibrated/working")[0]``, then
+``sdeepfocus(vis=best.vis, datacolumn=best.column, outfile="field")``.
 """
 
 from __future__ import annotations

@@ -114,6 +114,7 @@ def sources_of(cube: Mapping[str, Any], output_dir: str) -> list[list[str]]:
             str(row["name"]), ra, dec, text(float(row["freq"]) / 1e9, ".5f") if line else "-",
             text(float(row["line_fwhm"]), ".1f") if line else "-",
             text(float(row["line_flux"]), ".4g") if line else "-",
-            text(1e3 * float(row["continuum"]), ".4g"), text(float(row["snr"]), ".1f"), str(row["flags"]).strip("-") or "-",
+            text(1e3 * float(row["continuum"]), ".4g"),
+            text(float(row["snr"]), ".1f"), str(row["flags"]).strip("-") or "-",
         ])  # fmt: skip
     return found
