@@ -226,8 +226,10 @@ def _keep_masks(result: Any, name: str) -> None:
     import numpy as np
     from casatools import image
 
+    from casa_deepfocus.almapipe import interfaces
+
     found = {}
-    for about in next(iter(result)).made:
+    for about in next(interfaces.rows(result)).made:
         if about["mask"]:
             ia = image()
             ia.open(about["mask"])
