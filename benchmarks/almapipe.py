@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", choices=sorted(STEPS), help="one step, in the current folder")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run")
     given = parser.parse_args(arguments)
+    # The pipeline's plot programs are generated for an old protobuf.
+    os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
     if given.step:
         STEPS[given.step](given.set.resolve())
         return 0
