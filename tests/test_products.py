@@ -19,7 +19,9 @@ from casa_deepfocus import pipeline
 from casa_deepfocus.core.cube import C_KMS
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa import images, inputs, products, report  # noqa: E402
+from casa_deepfocus.casa import images, products  # noqa: E402
+from casa_deepfocus.products import fitsimages, report, tables  # noqa: E402
+from casa_deepfocus.products import regions as regions_of  # noqa: E402
 
 pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]
@@ -31,7 +33,7 @@ def written(tiny_images, tmp_path):
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = make_result(cube)
     products.write_all(tmp_path, "out", result, cube, template, ("sdeepfocus(test)",))
-    report.write(tmp_path / "out", result, cube, inputs.check({"imagename": f"{tiny_images}.image", "outfile": "x"}))
+    report.write(tmp_path / "out", result, cube, report.Run((f"{tiny_images}.image",)))
     return tmp_path / "out", result, cube
 
 
@@ -71,7 +73,7 @@ def test_regions_are_read_by_casa_and_select_the_line(written, tiny_images):
         assert (stats["blc"][3], stats["trc"][3]) == (row["chan0"], row["chan1"])
         assert np.isfinite(stats["flux"][0])
         box = stats["trc"][:2] - stats["blc"][:2]
-        maj, minor, _ = (v[row.index] for v in products.observed_shapes(result.catalogue, cube))
+        maj, minor, _ = (v[row.index] for v in regions_of.observed_shapes(result.catalogue, cube))
         assert 2 * minor / cube.cell - 2 <= box.min() and box.max() <= 2 * maj / cube.cell + 2
 
 
@@ -90,7 +92,7 @@ def test_an_ellipse_is_turned_as_the_source_is(written, tiny_images):
     prefix, result, cube = written
     table = result.catalogue[:1].copy()
     table["fwhm_maj"], table["fwhm_min"], table["pa"] = 12.0, 0.0, 40.0
-    Path("one.crtf").write_text(products.crtf(table, cube))
+    Path("one.crtf").write_text(regions_of.crtf(table, cube))
     from casatasks import imsubimage
 
     imsubimage(f"{tiny_images}.image", outfile="one.image", region="one.crtf")
@@ -109,7 +111,7 @@ def test_regions_are_read_by_the_regions_package(written):
     regions = pytest.importorskip("regions")
     prefix, result, cube = written
     parsed = regions.Regions.read(f"{prefix}.crtf", format="crtf")
-    maj, minor, pa = products.observed_shapes(result.catalogue, cube)
+    maj, minor, pa = regions_of.observed_shapes(result.catalogue, cube)
     assert len(parsed) == len(TRUTH)
     for number, (region, source) in enumerate(zip(parsed, TRUTH, strict=True)):
         assert region.center.separation(SkyCoord(*source.radec, unit="deg", frame="fk5")).arcsec < 0.01
@@ -214,7 +216,7 @@ def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = without_sources(make_result(cube))
     products.write_all(tmp_path, "none", result, cube, template)
-    report.write(tmp_path / "none", result, cube, inputs.check({"imagename": f"{tiny_images}.image"}))
+    report.write(tmp_path / "none", result, cube, report.Run((f"{tiny_images}.image",)))
     endings = (".cat.ecsv", ".cat.vot", ".html", ".mask", ".noise", ".png", ".prob")
     assert names(tmp_path) == [f"none{ending}" for ending in endings]
     for suffix, kind in ((".cat.ecsv", "ascii.ecsv"), (".cat.vot", "votable")):
@@ -232,12 +234,12 @@ def test_results_without_errors_are_written_too(tiny_images, tmp_path, flow):
     result = pipeline.run(cube, PaperFilters(flow=flow))
     assert len(result.catalogue) > 0
     products.write_all(tmp_path, "out", result, cube, template)
-    report.write(tmp_path / "out", result, cube, inputs.check({"imagename": f"{tiny_images}.image"}))
+    report.write(tmp_path / "out", result, cube, report.Run((f"{tiny_images}.image",)))
     assert {"out.crtf", "out.cl", "out.mask", "out.html"} <= set(names(tmp_path))
     table = Table.read("out.cat.ecsv", format="ascii.ecsv")
     assert table.colnames == result.catalogue.colnames and np.isnan(table["x_err"]).all()
     assert ">nan<" not in Path("out.html").read_text()
-    assert all("nan" not in line for line in products.summary(result.catalogue)[:1])
+    assert all("nan" not in line for line in tables.summary(result.catalogue)[:1])
 
 
 def test_products_of_a_fits_input_are_casa_images_on_its_grid(tiny_images, tmp_path):
@@ -251,15 +253,15 @@ def test_products_of_a_fits_input_are_casa_images_on_its_grid(tiny_images, tmp_p
 
 def test_the_summary_has_a_line_for_every_source(written):
     _, result, _ = written
-    lines = products.summary(result.catalogue)
+    lines = tables.summary(result.catalogue)
     assert len(lines) == 2 + len(TRUTH) and "10:00:00.000" in lines[2] and "unresolved" in lines[3]
     assert lines[3].split()[5] == "-", "a source without continuum shows none"
-    assert "more in the catalogue" in products.summary(result.catalogue, limit=1)[-1]
+    assert "more in the catalogue" in tables.summary(result.catalogue, limit=1)[-1]
 
 
 def test_sexagesimal_carries():
-    assert products.sexagesimal(359.9999999999, -0.0000000001) == ("00:00:00.000", "-00:00:00.00")
-    assert products.sexagesimal(231.0 - 1e-9, 59.9999999999) == ("15:24:00.000", "+60:00:00.00")
+    assert tables.sexagesimal(359.9999999999, -0.0000000001) == ("00:00:00.000", "-00:00:00.00")
+    assert tables.sexagesimal(231.0 - 1e-9, 59.9999999999) == ("15:24:00.000", "+60:00:00.00")
 
 
 def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
@@ -269,7 +271,7 @@ def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
     from casatools import regionmanager
 
     _, result, cube = written
-    text = products.crtf(result.catalogue, replace(cube, frame=""))
+    text = regions_of.crtf(result.catalogue, replace(cube, frame=""))
     assert "frame=" not in text and "range=" in text
     fits.PrimaryHDU(np.zeros((8, 48, 64), "f4"), fits.Header([
         ("CTYPE1", "RA---SIN"), ("CRVAL1", 150.0), ("CRPIX1", 33.0), ("CDELT1", -0.5 / 3600), ("CTYPE2", "DEC--SIN"),
@@ -295,5 +297,5 @@ def test_the_noise_is_an_image(written):
     assert unit == "Jy/beam" and plane.shape == cube.shape
     np.testing.assert_allclose(plane, np.nanmedian(result.noise), rtol=1e-6)
     ramp = np.tile(np.linspace(0.5, 2.0, cube.shape[1], dtype=np.float32), (cube.shape[0], 1))
-    varying = products.noise_image(replace(result, noise_map=ramp))
+    varying = fitsimages.noise_image(replace(result, noise_map=ramp))
     np.testing.assert_allclose(varying, np.nanmedian(result.noise) * ramp, rtol=1e-6)

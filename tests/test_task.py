@@ -18,8 +18,9 @@ from casa_deepfocus.errors import DataError, ModelError, ParameterError, Product
 
 pytest.importorskip("casatools")
 from casa_deepfocus import params, pipeline  # noqa: E402
-from casa_deepfocus.casa import imaging, outfiles, products, report, task_sdeepfocus  # noqa: E402
+from casa_deepfocus.casa import imaging, outfiles, products, task_sdeepfocus  # noqa: E402
 from casa_deepfocus.models import runner  # noqa: E402
+from casa_deepfocus.products import report  # noqa: E402
 
 pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]

@@ -18,11 +18,12 @@ from typing import Any
 from astropy.table import Table
 
 from casa_deepfocus import cluster
-from casa_deepfocus.casa import continuum, failures, guarded, inputs, memory, targetfolder
+from casa_deepfocus.casa import continuum, failures, guarded, inputs, targetfolder
 from casa_deepfocus.casa.measurementset import selection
 from casa_deepfocus.casa.plan import CubePlan, Programme
 from casa_deepfocus.casa.runfolder import DONE, FAILED, RunFolder
 from casa_deepfocus.errors import DeepFocusError, ParameterError
+from casa_deepfocus.reading import memory
 
 LogTo = Callable[..., None]
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import companions, grids, images, outfiles, selection, staging
+from casa_deepfocus.casa import images, outfiles, selection, staging
 from casa_deepfocus.casa.measurementset import Survey
 from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.models import runner
 from casa_deepfocus.pipeline import state
+from casa_deepfocus.reading import companions
+from casa_deepfocus.reading.grid import is_table
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
         if values[name] and not os.path.exists(values[name]):
             raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
     for name, given in (("imagename", imagename), ("psf", values["psf"]), ("pb", values["pb"])):
-        if os.path.isdir(given or "") and not grids.is_table(given):
+        if os.path.isdir(given or "") and not is_table(given):
             raise ParameterError(
                 name, given, "is a folder and no CASA image", "Give an image: a CASA one, or a FITS file"
             )

@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from casa_deepfocus import __version__
-from casa_deepfocus.casa.companions import find_companion
-from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.errors import ParameterError, ProductError
+from casa_deepfocus.products.marks import MAKER
+from casa_deepfocus.reading.companions import find_companion
+from casa_deepfocus.reading.grid import is_table
 
 SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".noise", ".html", ".png")
 """Endings of the products; the last two are the report and its picture of the field."""
@@ -27,10 +27,6 @@ TARGETS = ".targets"
 
 IMAGES: tuple[str, ...] = (".image", ".psf", ".pb")
 """Endings of the images that keepimages keeps."""
-
-MAKER = "casa_deepfocus"
-SOFTWARE = f"{MAKER} {__version__}"
-"""What every product says of its origin."""
 
 MARKS: dict[str, bytes] = {
     ".cat.ecsv": f"software: {MAKER}".encode(),

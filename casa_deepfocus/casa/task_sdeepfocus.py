@@ -26,7 +26,6 @@ from casa_deepfocus.casa import (
     outfiles,
     plan,
     products,
-    report,
     runfolder,
     signals,
     space,
@@ -36,6 +35,7 @@ from casa_deepfocus.casa import (
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.errors import DataError, DeepFocusError, ProductError
 from casa_deepfocus.models import runner
+from casa_deepfocus.products import report, tables
 
 ORIGIN = "sdeepfocus"
 
@@ -135,13 +135,13 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         with _progress() as progress, _timed(timings, "find", vis=request.vis, imagename=request.imagename):
             result = pipeline.run(cube, networks, options, log=log, progress=progress)
         with _timed(timings, "write", outfile=request.outfile):
-            history = _history(parameters if inputs_given is None else inputs_given)
-            written = _write(work, request, result, cube, template, imagename, history)
+            run = _told(request, networks, parameters if inputs_given is None else inputs_given)
+            written = _write(work, request, result, cube, template, imagename, run)
             if _title.get():
                 targetfolder.keep_for_page(request.outfile, result, cube)
     timings |= {f"find: {name}": seconds for name, seconds in result.timings.items()}
     timings["total"] = time.perf_counter() - started
-    lines = products.summary(result.catalogue)
+    lines = tables.summary(result.catalogue)
     if not _title.get():
         lines.append(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
         lines.append(f"report: {written['html']}")
@@ -270,14 +270,14 @@ def _write(
     cube: Any,
     template: Template,
     imagename: str,
-    history: tuple[str, ...],
+    run: report.Run,
 ) -> dict[str, str]:
     """Write all products into the work folder, then move them into place together."""
     base = os.path.basename(request.outfile)
     keeps_images = bool(request.vis) and request.keepimages
     try:
-        products.write_all(work.staged, base, result, cube, template, history)
-        report.write(work.staged / base, result, cube, request)
+        products.write_all(work.staged, base, result, cube, template, (run.call,))
+        report.write(work.staged / base, result, cube, run)
         if keeps_images:
             stem = imagename.removesuffix(".image")
             for ending in outfiles.IMAGES:
@@ -294,9 +294,22 @@ def _write(
     return work.publish(endings, overwrite=request.overwrite)
 
 
-def _history(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    given = ", ".join(f"{name}={value!r}" for name, value in parameters.items() if value not in ("", [], None))
-    return (f"sdeepfocus({given})",)
+def _told(request: inputs.Request, networks: Any, parameters: Mapping[str, Any]) -> report.Run:
+    """What the products say of how they were made."""
+    defaults = params.sdeepfocus().defaults()
+    given = ", ".join(
+        f"{name}={value!r}"
+        for name, value in parameters.items()
+        if value not in ("", [], None) and value != defaults.get(name)
+    )
+    weighting = str(request.tclean["weighting"]) if request.vis else ""
+    if weighting.startswith("briggs"):
+        weighting += f", robust {request.tclean['robust']:g}"
+    return report.Run(
+        inputs=request.vis or (request.imagename,), mode=request.mode, minsnr=request.minsnr,
+        falsealarms=request.falsealarms, call=f"sdeepfocus({given})", psf=request.psf, pb=request.pb,
+        weighting=weighting, networks="{preset} on {device}".format(**networks.info), warnings=request.warnings,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa.fitsfiles import FitsImage
 from casa_deepfocus.errors import DataError
+from casa_deepfocus.reading.fitsfiles import FitsImage
 
 SKY = {"RA": "lng", "DEC": "lat", "GLON": "lng", "GLAT": "lat", "ELON": "lng", "ELAT": "lat", "SLON": "lng",
        "SLAT": "lat", "HLON": "lng", "HLAT": "lat"}  # fmt: skip

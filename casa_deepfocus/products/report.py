@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
 
-from casa_deepfocus.casa import outfiles, products
-from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.products import regions, tables
+from casa_deepfocus.products.marks import SOFTWARE
 
 if TYPE_CHECKING:
     from casa_deepfocus.pipeline.state import Result, SourceDetail
@@ -40,7 +41,40 @@ PICTURES = 100
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
+@dataclass(frozen=True)
+class Run:
+    """What was asked for, as the report and the summary tell it.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        Measurement sets, or the image.
+    mode : str
+    minsnr, falsealarms : float
+    call : str
+        As one would type it again.
+    psf, pb : str
+        Files that were read beside the image.
+    weighting : str
+    networks : str
+        The set of networks, and where it ran.
+    warnings : tuple of str
+        What the log warned of.
+    """
+
+    inputs: tuple[str, ...]
+    mode: str = "both"
+    minsnr: float = 5.0
+    falsealarms: float = 0.00025
+    call: str = ""
+    psf: str = ""
+    pb: str = ""
+    weighting: str = ""
+    networks: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
     """Write <prefix>.html, and the picture of the field as <prefix>.png.
 
     Parameters
@@ -48,8 +82,8 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
     prefix : Path
     result : Result
     cube : Cube
-    request : Request
-        For the header: the input and the parameters.
+    run : Run
+        What was asked, and of whom.
     """
     field = png(field_figure(result, cube))
     Path(f"{prefix}.png").write_bytes(field)
@@ -60,7 +94,7 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
         rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": base64_text(picture)})
     page = template("report.html").render(
         title=prefix.name,
-        software=outfiles.SOFTWARE,
+        software=SOFTWARE,
         verdict=_verdict(result),
         warnings=_warnings(cube),
         field=base64_text(field),
@@ -69,7 +103,7 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
                "continuum [mJy]", "SNR", "reliability", "flags"],
         rows=rows,
         more=max(len(table) - PICTURES, 0),
-        facts=_facts(result, cube, request),
+        facts=_facts(result, cube, run),
     )  # fmt: skip
     Path(f"{prefix}.html").write_text(page, encoding="utf-8")
 
@@ -149,13 +183,13 @@ def _draw_focused(axes: Axes, figure: Figure, row: Row, detail: SourceDetail, cu
     )
     shown = axes.imshow(detail.focused * 1e3, origin="lower", extent=extent, cmap="Greys", interpolation="nearest")
     figure.colorbar(shown, ax=axes, shrink=0.9, label="mJy/beam")
-    colour = LINE if products.has_line(row) else CONTINUUM
+    colour = LINE if tables.has_line(row) else CONTINUUM
     # The picture shows the pixels as they lie. With x drawn as offset to the east, north through east turns from +y
     # towards +x.
-    maj, minor, pa = products.observed_pixel_shape(row, cube)
+    maj, minor, pa = regions.observed_pixel_shape(row, cube)
     size = (minor * cube.cell, maj * cube.cell)
     axes.add_patch(Ellipse((0.0, 0.0), *size, angle=-pa, fill=False, color=colour, linewidth=1.6))
-    turned = products.turned(cube.sky_frame(x, y))
+    turned = regions.turned(cube.sky_frame(x, y))
     across, along = ("along -x", "along y") if turned else ("east", "north")
     axes.set(xlabel=f"{across} [arcsec]", ylabel=f"{along} [arcsec]", title="focused image, FWHM as observed")
     axes.title.set_fontsize(10)
@@ -166,7 +200,7 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
     freq = cube.freq / 1e9 if known else np.arange(cube.nchan, dtype=float)
     step = abs(freq[1] - freq[0])
     order = np.argsort(freq)
-    if products.has_line(row):
+    if tables.has_line(row):
         first, last = (min(max(int(channel), 0), cube.nchan - 1) for channel in (detail.chan0, detail.chan1))
         low, high = sorted((freq[first], freq[last]))
         axes.axvspan(low - step / 2, high + step / 2, color=LINE, alpha=0.12, linewidth=0, label="line range")
@@ -191,7 +225,7 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
 def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
     ny, nx = shape
     for number, row in enumerate(table, start=1):
-        colour = LINE if products.has_line(row) else CONTINUUM
+        colour = LINE if tables.has_line(row) else CONTINUUM
         x0, y0, x1, y1 = (int(row[name]) for name in ("x0", "y0", "x1", "y1"))
         axes.add_patch(
             Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=colour, linewidth=1.3)
@@ -240,7 +274,7 @@ def png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
     stream = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": outfiles.SOFTWARE})
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": SOFTWARE})
     return stream.getvalue()
 
 
@@ -251,7 +285,7 @@ def base64_text(picture: bytes) -> str:
 
 def _verdict(result: Result) -> str:
     table = result.catalogue
-    lines = sum(products.has_line(row) for row in table)
+    lines = sum(tables.has_line(row) for row in table)
     if not len(table):
         return "no source found"
     plural = "s" if len(table) > 1 else ""
@@ -265,12 +299,12 @@ def _warnings(cube: Cube) -> list[str]:
 
 
 def _cells(row: Row) -> list[dict[str, str]]:
-    ra, dec = products.sexagesimal(float(row["ra"]), float(row["dec"]))
+    ra, dec = tables.sexagesimal(float(row["ra"]), float(row["dec"]))
     size = f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"
     return [
         {"value": ra}, {"value": dec}, {"value": number(row["freq"], 1e-9, 6)}, {"value": size},
         with_error(row, "line_fwhm", 1.0),
-        with_error(row, "line_flux", 1.0) if products.has_line(row) else {"value": "-"},
+        with_error(row, "line_flux", 1.0) if tables.has_line(row) else {"value": "-"},
         with_error(row, "continuum", 1e3),
         {"value": number(row["snr"], 1.0)}, {"value": number(row["reliability"], 1.0)}, {"value": str(row["flags"])},
     ]  # fmt: skip
@@ -290,12 +324,12 @@ def number(value: Any, scale: float, digits: int = 3) -> str:
     return f"{scaled:.{digits}f}" if digits > 4 else f"{scaled:#.{digits}g}".rstrip(".")
 
 
-def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]]:
+def _facts(result: Result, cube: Cube, run: Run) -> list[tuple[str, str]]:
     beam = cube.beam_on_sky()
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
     facts = [
-        ("input", ", ".join(request.vis) or request.imagename),
-        ("mode", f"{request.mode}, minsnr {request.minsnr:g}, falsealarms {request.falsealarms:g}"),
+        ("input", ", ".join(run.inputs)),
+        ("mode", f"{run.mode}, minsnr {run.minsnr:g}, falsealarms {run.falsealarms:g}"),
         ("cube", f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels of {cube.cell:.4g} arcsec"),
         ("beam", f"{beam[0]:.4g} x {beam[1]:.4g} arcsec, position angle {beam[2]:.1f} deg"),
         ("noise", f"{float(np.nanmedian(result.noise)) * 1e3:.4g} mJy/beam in a channel (median)"),
