@@ -50,13 +50,17 @@ def search(monkeypatch):
 def messages(monkeypatch):
     """(message, priority, origin) posted to the CASA log by the task."""
     posted: list[tuple[str, str, str]] = []
-    real = task_sdeepfocus.casalog.post
+    real, origins = task_sdeepfocus.casalog, [""]
 
-    def post(message, priority="INFO", origin="", **rest):
-        posted.append((message, priority, origin))
-        return real(message, priority=priority, origin=origin, **rest)
+    def origin(name):
+        origins.append(name)
+        return real.origin(name)
 
-    monkeypatch.setattr(task_sdeepfocus, "casalog", SimpleNamespace(post=post))
+    def post(message, priority="INFO", **rest):
+        posted.append((message, priority, origins[-1]))
+        return real.post(message, priority=priority, **rest)
+
+    monkeypatch.setattr(task_sdeepfocus, "casalog", SimpleNamespace(post=post, origin=origin))
     return posted
 
 

@@ -180,7 +180,13 @@ class Run:
         self.log(f"{cubes[0].target}: done, {place}")
 
 
-def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo) -> dict[str, dict[str, Any]]:
+def run(
+    programme: Programme,
+    asked: inputs.Asked,
+    folder: RunFolder,
+    log: LogTo,
+    made: Callable[[int, int, float], None] = lambda done, number, share: None,
+) -> dict[str, dict[str, Any]]:
     """Make and search all cubes of a programme, and put the targets' folders in place.
 
     Parameters
@@ -190,6 +196,7 @@ def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo
         `cluster` says who makes them.
     folder : RunFolder
     log : callable of a message and a priority
+    made : callable of the cubes that are done, their number, and the share of the expected time that they took
 
     Returns
     -------
@@ -199,9 +206,19 @@ def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo
     going.start()
     if going.todo:
         with guarded.session(WRITES, [folder.lock.fd]), makers(asked, programme) as mapped:
+            _tell(going, made)
             for index, outcome in mapped(partial(make, going.jobs), going.todo):
                 going.take(index, outcome)
+                _tell(going, made)
     return folder.state
+
+
+def _tell(going: Run, made: Callable[[int, int, float], None]) -> None:
+    """Say how far a run is."""
+    cubes = going.programme.cubes
+    weights = [max(cube.seconds, 1.0) for cube in cubes]
+    left = sum(weights[index] for index in going.open)
+    made(len(cubes) - len(going.open), len(cubes), 1.0 - left / sum(weights))
 
 
 def makers(asked: inputs.Asked, programme: Programme) -> Any:

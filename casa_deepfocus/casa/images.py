@@ -56,6 +56,8 @@ def write_planes(
             if template.spectral is not None:
                 blc[template.spectral] = start
             ia.putchunk(np.asarray(casa, dtype=float), blc=blc)
+        if planes.dtype.kind == "f" and np.isnan(planes).any():
+            ia.calcmask(f"!isnan('{name}')", name="mask0")
         if history:
             ia.sethistory(origin="sdeepfocus", history=list(history))
     finally:

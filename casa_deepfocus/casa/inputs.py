@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from casa_deepfocus.casa.measurementset import Survey
 from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.models import runner
 from casa_deepfocus.pipeline import state
+from casa_deepfocus.products import velocity
 from casa_deepfocus.reading import companions
 from casa_deepfocus.reading.grid import is_table
 
@@ -116,8 +118,9 @@ def read(parameters: Mapping[str, Any]) -> Asked:
         )  # fmt: skip
     _one_of("mode", values["mode"], state.MODES)
     _one_of("device", values["device"], runner.DEVICES)
-    _positive("minsnr", values["minsnr"])
-    _positive("falsealarms", values["falsealarms"])
+    for name in params.sdeepfocus().names:
+        _within_range(name, values[name])
+    velocity.rest_frequency(values["restfreq"])
     runner.find_folder(str(values["models"] or ""))
     for name in ("psf", "pb"):
         if values[name] and len(names) > 1:
@@ -224,11 +227,22 @@ def _names(vis: Any) -> tuple[str, ...]:
     return tuple(os.path.expanduser(str(item)).rstrip("/") for item in items if str(item))
 
 
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        default = params.sdeepfocus().defaults()[name]
-        raise ParameterError(name, value, "must be a positive number", f"{default:g} is the default")
-    return float(value)
+def _within_range(name: str, value: Any) -> None:
+    """See that a number is one, and in the range that the XML gives for it."""
+    parameter = params.sdeepfocus()[name]
+    low, high = parameter.minimum, parameter.maximum
+    if low is None and high is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    least, most = (-math.inf if low is None else low), (math.inf if high is None else high)
+    if not number or not (least <= value <= most and math.isfinite(value)):
+        limits = " and ".join(
+            text for text, limit in ((f"at least {low}", low), (f"at most {high}", high)) if limit is not None
+        )
+        raise ParameterError(
+            name, value, f"must be a positive number, {limits}" if least > 0 else f"must be a number, {limits}",
+            f"{parameter.default:g} is the default",
+        )  # fmt: skip
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -183,7 +183,7 @@ def _cube(
         plan,
         shape=(nchan, grid.ny, grid.nx),
         cell=grid.cell,
-        seconds=_seconds(nchan * grid.nx * grid.ny, selected.surveys),
+        seconds=expected_seconds(nchan * grid.nx * grid.ny, selected.surveys),
         disk=space.imaging(grid.nx, grid.ny, nchan),
         memory=memory.needed_memory(nchan, grid.ny, grid.nx, (nchan, 2 * grid.ny, 2 * grid.nx)),
     )
@@ -233,7 +233,7 @@ def _one_if_alike(values: list[Any]) -> Any:
     return values[0] if len({str(value) for value in values}) == 1 else values
 
 
-def _seconds(voxels: int, surveys: Sequence[Survey]) -> float:
+def expected_seconds(voxels: int, surveys: Sequence[Survey]) -> float:
     """Expected time of a cube on this machine."""
     visibilities = sum(
         rows * sum(len(w.channels) for w in seen.windows if w.number == key[1])

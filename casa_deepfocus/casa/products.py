@@ -1,4 +1,4 @@
-"""The products of a run but for the report: catalogue, regions, component list, mask, probability map.
+"""The products of a run with CASA: those of `products.writing`, component list, and images on CASA's grids.
 
 They are written into a run's work folder; `staging` brings them into place.
 """
@@ -18,10 +18,14 @@ from casa_deepfocus.casa import guarded, images
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE
-from casa_deepfocus.products import fitsimages, regions, tables
+from casa_deepfocus.pipeline.leftover import residual
+from casa_deepfocus.products import fitsimages, regions, report, tables, writing
 
 if TYPE_CHECKING:
     from casa_deepfocus.pipeline.state import Result
+
+NOBODY = report.Run(())
+"""What is said of how products were made where nobody has told."""
 
 POINT = 1e-3
 """A component whose major axis is below this fraction of the beam is written as a point."""
@@ -31,9 +35,9 @@ STEEPEST = 10.0
 
 
 def write_all(
-    folder: Path, base: str, result: Result, cube: Cube, template: Template, history: tuple[str, ...] = ()
+    folder: Path, base: str, result: Result, cube: Cube, template: Template, run: report.Run = NOBODY
 ) -> None:
-    """Write every product but the report into a folder.
+    """Write every product into a folder.
 
     Parameters
     ----------
@@ -43,22 +47,20 @@ def write_all(
     result : Result
     cube : Cube
     template : Template
-        The grid of the input image, for the mask and the maps.
-    history : tuple of str
-        Lines for the history of the images.
+        The grid of the input image, for the images.
+    run : report.Run
+        What was asked; its call is a line of the images' history.
 
     Raises
     ------
     ProductError
         Where the disk is full.
     """
-    table = result.catalogue
-    tables.write_catalogue(folder / base, table)
-    if len(table):
-        (folder / f"{base}.crtf").write_text(regions.crtf(table, cube), encoding="utf-8")
+    writing.write_texts(folder, base, result, cube, run)
     guarded.call(
-        _write_folders, str(folder / base), table, _header(cube), np.packbits(result.mask), result.mask.shape,
-        result.probability, fitsimages.noise_image(result), template, history, folder=str(folder),
+        _write_folders, str(folder / base), result.catalogue, _header(cube), np.packbits(result.mask),
+        result.mask.shape, result.probability, fitsimages.noise_image(result), cube.data, residual(cube, result),
+        template, (run.call,) if run.call else (), folder=str(folder),
     )  # fmt: skip
 
 
@@ -70,6 +72,8 @@ def _write_folders(
     shape: tuple[int, int, int],
     probability: NDArray[np.float32],
     noise: NDArray[np.float32],
+    data: NDArray[np.float32],
+    left: NDArray[np.float32],
     template: Template,
     history: tuple[str, ...],
 ) -> None:
@@ -81,6 +85,8 @@ def _write_folders(
     images.write_planes(f"{prefix}.mask", mask, template, history=history)
     images.write_sky(f"{prefix}.prob", probability, template, history=history)
     images.write_sky(f"{prefix}.noise", noise, template, unit="Jy/beam", history=history)
+    images.write_planes(f"{prefix}.residual", left, template, unit="Jy/beam", history=history)
+    images.write_planes(f"{prefix}.model", data - left, template, unit="Jy/beam", history=history)
 
 
 def _header(cube: Cube) -> Cube:

@@ -6,14 +6,13 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 from casatasks import casalog
-from tqdm import tqdm
 
 from casa_deepfocus import params, pipeline
 from casa_deepfocus.casa import (
@@ -35,7 +34,8 @@ from casa_deepfocus.casa import (
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.errors import DataError, DeepFocusError, ProductError
 from casa_deepfocus.models import runner
-from casa_deepfocus.products import report, tables
+from casa_deepfocus.products import fitsimages, progress, report, tables, velocity, writing
+from casa_deepfocus.products.found import Found, Spectrum
 
 ORIGIN = "sdeepfocus"
 
@@ -44,11 +44,22 @@ MODULES = {False: [WRITER], True: ["casatasks", "casa_deepfocus.casa.imaging", W
 """What the process that writes CASA's images needs, by whether measurement sets are imaged."""
 
 
+STEPS = {
+    "check": "looking through the input",
+    "load networks": "loading the networks",
+    "image": "imaging (tclean)",
+    "read": "reading the images",
+    "find": "searching",
+    "write": "writing the products",
+}
+"""The steps of the task in words, by the names that its timings have."""
+
 _title: ContextVar[str] = ContextVar("title", default="")
+_line: ContextVar[progress.Line] = ContextVar("line", default=progress.Line())  # noqa: B039
 _works: ContextVar[staging.Workspace | None] = ContextVar("works", default=None)
 
 
-def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
+def sdeepfocus(*values: Any, **named: Any) -> Found:
     """Find and measure the sources of a dirty cube.
 
     Parameters
@@ -58,11 +69,11 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        Of one image: outfile (str), counts (dict), products (ending -> path), timings (step -> seconds) and
-        sources (a list of dicts, one row of the catalogue each). Of several: outfile, counts, products (target ->
-        its folder), timings (cube -> seconds), targets (target -> its sources and lines, lists of dicts) and failed
-        (cube -> why).
+    Found
+        A dictionary that prints as the table of sources. Of one image: outfile (str), counts (dict), products
+        (ending -> path), timings (step -> seconds) and sources (a list of dicts, one row of the catalogue each). Of
+        several: outfile, counts, products (target -> its folder), timings (cube -> seconds), targets (target -> its
+        sources and lines, lists of dicts) and failed (cube -> why).
 
     Raises
     ------
@@ -70,16 +81,22 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
         Where the input cannot be used; nothing is written then.
     """
     parameters = dict(zip(params.sdeepfocus().names, values, strict=False)) | named
-    with signals.orderly():
-        asked = inputs.read(parameters)
-        programme = _programme(asked)
+    with signals.orderly(), _progress():
+        with _timed({}, "check", vis=parameters.get("vis"), imagename=parameters.get("imagename")):
+            asked = inputs.read(parameters)
+            programme = _programme(asked)
         if len(programme.cubes) > 1:
-            return _search_all(asked, programme)
-        with _interruptible():
-            back = search(_of_one(asked, programme), inputs_given=parameters)
-    _show(back.pop("lines"))
-    back.pop("facts")
-    return back
+            found = _search_all(asked, programme)
+        else:
+            if programme.cubes:
+                _line.get().expect(programme.cubes[0].seconds)
+            with _interruptible():
+                back = search(_of_one(asked, programme), inputs_given=parameters)
+            back.pop("facts")
+            found = back.pop("found")
+            found.update(back)
+    _show(found)
+    return found
 
 
 def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -95,8 +112,8 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
     Returns
     -------
     dict
-        What the task returns of one image, and `lines` (list of str, the table of the sources) and `facts` (dict, what
-        a page of several images says of this one).
+        What the task returns of one image, and `found` (Found, its tables and arrays, for the process that asked) and
+        `facts` (dict, what a page of several images says of this one).
 
     Raises
     ------
@@ -123,8 +140,11 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         imagename = made.name
         with _timed(timings, "read", vis=request.vis, imagename=request.imagename, psf=request.psf, pb=request.pb):
             cube, template = images.read_cube(imagename, request.psf, request.pb, log)
-            cube = dataclasses.replace(cube, mosaic=made.mosaic)
+            restfreq = velocity.rest_frequency(request.tclean["restfreq"]) or cube.restfreq
+            cube = dataclasses.replace(cube, mosaic=made.mosaic, restfreq=restfreq)
         ny, nx = cube.shape
+        if not request.vis:
+            _line.get().expect(plan.expected_seconds(cube.data.size, ()))
         log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
         space.require(str(work.path), space.products(template.shape, cube.shape), "the products")
         # What tclean makes of visibilities has flat noise; what somebody else has made may have any.
@@ -132,8 +152,10 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
             mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms,
             noise_map=False if request.vis else None,
         )  # fmt: skip
-        with _progress() as progress, _timed(timings, "find", vis=request.vis, imagename=request.imagename):
-            result = pipeline.run(cube, networks, options, log=log, progress=progress)
+        with _timed(timings, "find", vis=request.vis, imagename=request.imagename):
+            result = pipeline.run(cube, networks, options, log=log, progress=_searching)
+        convention = velocity.convention_of(request.tclean["veltype"])
+        tables.complete(result.catalogue, cube.frame, cube.restfreq, convention)
         with _timed(timings, "write", outfile=request.outfile):
             run = _told(request, networks, parameters if inputs_given is None else inputs_given)
             written = _write(work, request, result, cube, template, imagename, run)
@@ -141,19 +163,18 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
                 targetfolder.keep_for_page(request.outfile, result, cube)
     timings |= {f"find: {name}": seconds for name, seconds in result.timings.items()}
     timings["total"] = time.perf_counter() - started
-    lines = tables.summary(result.catalogue)
+    for text in tables.summary(result.catalogue):
+        log(text)
     if not _title.get():
-        lines.append(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
-        lines.append(f"report: {written['html']}")
-    for line in lines:
-        log(line)
+        log(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
+        log(f"report: {written['html']}")
     return {
         "outfile": request.outfile,
         "counts": dict(result.counts) | {"sources": len(result.catalogue)},
         "products": written,
         "timings": timings,
-        "sources": targetfolder.rows_of(result.catalogue),
-        "lines": lines,
+        "sources": writing.rows_of(result.catalogue),
+        "found": _found(result, cube, convention),
         "facts": {
             "noise": float(np.nanmedian(result.noise)), "beam": cube.beam_on_sky(), "nchan": cube.nchan,
             "shape": cube.shape, "cell": cube.cell, "freq": (float(cube.freq[0]), float(cube.freq[-1])),
@@ -194,7 +215,7 @@ def _of_one(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any]:
     return found | {name: cube.parameters[name] for name in ("specmode", "outframe", "phasecenter")}
 
 
-def _search_all(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any]:
+def _search_all(asked: inputs.Asked, programme: plan.Programme) -> Found:
     """All cubes of several targets and windows, into a folder of their own."""
     started = time.perf_counter()
     sources = (*asked.vis, *asked.images)
@@ -211,15 +232,15 @@ def _search_all(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any
         for note in folder.notes:
             log(note)
         with _interruptible(lambda: f"what is done stays in {str(folder.path)!r}; the same call goes on from there"):
-            archive.run(programme, asked, folder, log)
+            archive.run(programme, asked, folder, log, _made)
             back = targetfolder.close(folder, programme, time.perf_counter() - started)
-    for line in back["lines"]:
+    lines = back.pop("lines")
+    for line in lines:
         log(line)
-    _show(back.pop("lines"))
     if not back["targets"]:
         reasons = list(dict.fromkeys(back["failed"].values()))
         raise DataError(f"none of {len(programme.cubes)} images could be made: {'; '.join(reasons[:3])}")
-    return back
+    return Found(back, catalogue=back.pop("catalogue"), lines=back.pop("linetable"), text=lines)
 
 
 @contextmanager
@@ -235,10 +256,21 @@ def _interruptible(left: Callable[[], str] | None = None) -> Iterator[None]:
         yield
 
 
-def _show(lines: Sequence[str]) -> None:
-    """Print what the log says last: without CASA's logger window nobody would see it."""
-    if sys.stdout.isatty():
-        sys.stdout.write("\n".join(lines) + "\n")
+def _show(found: Found) -> None:
+    """Print the table where nobody else does: at an interactive prompt, and in a notebook, a result shows itself."""
+    if sys.stdout is None or _shows_itself():
+        return
+    sys.stdout.write(f"{found!r}\n")
+    sys.stdout.flush()
+
+
+def _shows_itself() -> bool:
+    """Whether this is an interactive prompt of IPython (CASA's is one), or a notebook."""
+    module = sys.modules.get("IPython")
+    if module is None or module.get_ipython() is None:
+        return False
+    flags = getattr(sys.modules.get("casashell"), "flags", None)
+    return not getattr(flags, "execute", None)
 
 
 @contextmanager
@@ -254,13 +286,16 @@ def titled(title: str) -> Iterator[None]:
 def log(message: str, priority: str = "INFO") -> None:
     """Post a message to the CASA log."""
     message = f"{_title.get()}: {message}" if _title.get() else message
-    casalog.post(message, priority=priority, origin=ORIGIN)
+    # The log says first whose task it is: that of the last task that was called, unless it is told.
+    casalog.origin(ORIGIN)
+    casalog.post(message, priority=priority)
     signals.check()
 
 
 def warn(message: str) -> None:
     """Post a warning to the CASA log."""
-    casalog.post(message, priority="WARN", origin=ORIGIN)
+    casalog.origin(ORIGIN)
+    casalog.post(message, priority="WARN")
 
 
 def _write(
@@ -276,8 +311,7 @@ def _write(
     base = os.path.basename(request.outfile)
     keeps_images = bool(request.vis) and request.keepimages
     try:
-        products.write_all(work.staged, base, result, cube, template, (run.call,))
-        report.write(work.staged / base, result, cube, run)
+        products.write_all(work.staged, base, result, cube, template, run)
         if keeps_images:
             stem = imagename.removesuffix(".image")
             for ending in outfiles.IMAGES:
@@ -316,6 +350,8 @@ def _told(request: inputs.Request, networks: Any, parameters: Mapping[str, Any])
 def _timed(timings: dict[str, float], name: str, **subjects: Any) -> Iterator[None]:
     """A step of the task: its time, and its name and subjects in the errors of libraries."""
     start = time.perf_counter()
+    _line.get().step(STEPS[name])
+    log(f"step: {STEPS[name]}")
     try:
         with failures.step(name, **subjects):
             yield
@@ -324,12 +360,36 @@ def _timed(timings: dict[str, float], name: str, **subjects: Any) -> Iterator[No
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int], None]]:
-    """A counter on a terminal, silent elsewhere: call it with the round's name and the sources so far."""
-    with tqdm(desc="sdeepfocus", unit=" sources", disable=not sys.stderr.isatty(), leave=False) as bar:
+def _progress() -> Iterator[None]:
+    """The line on the terminal that says what is done now."""
+    with progress.line() as line:
+        token = _line.set(line)
+        try:
+            yield
+        finally:
+            _line.reset(token)
 
-        def show(step: str, sources: int) -> None:
-            bar.set_description(f"sdeepfocus, {step}")
-            bar.update(sources - bar.n)
 
-        yield show
+def _searching(step: str, sources: int) -> None:
+    """What the search does now, for the line on the terminal."""
+    so_far = f", {sources} sources so far" if sources else ""
+    _line.get().step(f"{STEPS['find']}: {step}{so_far}")
+
+
+def _made(done: int, number: int, share: float) -> None:
+    """How many of several cubes are made, for the line on the terminal."""
+    _line.get().step(f"cube {min(done + 1, number)} of {number}" if done < number else "tables and pages")
+    _line.get().share(share)
+
+
+def _found(result: Any, cube: Any, convention: str) -> Found:
+    """The tables and arrays of a result."""
+    speeds = velocity.velocity(cube.freq, cube.restfreq, convention)
+    return Found(
+        {}, catalogue=result.catalogue,
+        spectra={item.name: Spectrum(cube.freq, speeds, item.spectrum, item.model) for item in result.details},
+        maps={
+            "integrated": result.integrated, "probability": result.probability,
+            "noise": fitsimages.noise_image(result),
+        },
+    )  # fmt: skip

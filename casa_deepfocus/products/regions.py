@@ -9,6 +9,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from numpy.typing import NDArray
+from regions import EllipseSkyRegion, RegionMeta, Regions
 
 from casa_deepfocus.core.catalogue import pixel_shape
 from casa_deepfocus.core.cube import Cube
@@ -69,8 +70,32 @@ def crtf(table: Table, cube: Cube) -> str:
             parts.append("veltype=RADIO")
             if cube.restfreq:
                 parts.append(f"restfreq={cube.restfreq:.3f}Hz")
-        lines.append(", ".join([*parts, f'label="{row["name"]}"']))
+        lines.append(", ".join([*parts, f'label="{label(row)}"']))
     return "\n".join(lines) + "\n"
+
+
+def ds9(table: Table, cube: Cube) -> str:
+    """The ellipses of `crtf` as a region file of DS9, with the sources' labels; without the channels."""
+    system = {"FK5": "fk5", "FK4": "fk4"}.get(cube.meta.get("radesys", "ICRS"), "icrs")
+    found = []
+    for row, maj, minor, pa in zip(table, *observed_shapes(table, cube), strict=True):
+        # The width of `regions` runs along the angle, which counts from the axis of longitude.
+        shape = EllipseSkyRegion(
+            SkyCoord(float(row["ra"]), float(row["dec"]), unit="deg", frame=system),
+            width=2.0 * maj * u.arcsec, height=2.0 * minor * u.arcsec, angle=(pa + 90.0) * u.deg,
+            meta=RegionMeta({"text": label(row)}),
+        )  # fmt: skip
+        found.append(shape)
+    text = Regions(found).serialize(format="ds9", precision=8)
+    return f"{text.splitlines()[0]}\n# made by {SOFTWARE}\n" + "\n".join(text.splitlines()[1:]) + "\n"
+
+
+def label(row: Any) -> str:
+    """What a region says of its source: number, name, and the velocity where it is known."""
+    number = f"{row['id']} " if "id" in row.colnames else ""
+    known = "velocity" in row.colnames and np.isfinite(row["velocity"])
+    speed = f" {row['velocity']:.1f} km/s" if known else ""
+    return f"{number}{row['name']}{speed}"
 
 
 def turned(matrix: NDArray[np.float64]) -> bool:
