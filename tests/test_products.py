@@ -20,10 +20,13 @@ from casa_deepfocus.core.cube import C_KMS
 
 pytest.importorskip("casatools")
 from casa_deepfocus.casa import images, products  # noqa: E402
-from casa_deepfocus.products import fitsimages, report, tables  # noqa: E402
+from casa_deepfocus.products import fitsimages, report, tables, velocity  # noqa: E402
 from casa_deepfocus.products import regions as regions_of  # noqa: E402
 
 pytestmark = pytest.mark.casa
+
+REST = FREQ0 + 3.5 * CHAN_WIDTH
+"""Rest frequency [Hz] of the velocities."""
 pytest_plugins = ["casa_fixtures"]
 
 
@@ -32,8 +35,8 @@ def written(tiny_images, tmp_path):
     """(prefix, result, cube) of products written in the current folder, from the tiny cube and a hand-made result."""
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = make_result(cube)
-    products.write_all(tmp_path, "out", result, cube, template, ("sdeepfocus(test)",))
-    report.write(tmp_path / "out", result, cube, report.Run((f"{tiny_images}.image",)))
+    tables.complete(result.catalogue, cube.frame, REST)
+    products.write_all(tmp_path, "out", result, cube, template, report.Run(("tiny.image",), call="sdeepfocus(test)"))
     return tmp_path / "out", result, cube
 
 
@@ -215,9 +218,11 @@ def test_the_report_stands_alone(written):
 def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = without_sources(make_result(cube))
+    tables.complete(result.catalogue, cube.frame, REST)
     products.write_all(tmp_path, "none", result, cube, template)
-    report.write(tmp_path / "none", result, cube, report.Run((f"{tiny_images}.image",)))
-    endings = (".cat.ecsv", ".cat.vot", ".html", ".mask", ".noise", ".png", ".prob")
+    endings = (
+        ".cat.ecsv", ".cat.vot", ".html", ".json", ".mask", ".model", ".noise", ".png", ".prob", ".residual"
+    )  # fmt: skip
     assert names(tmp_path) == [f"none{ending}" for ending in endings]
     for suffix, kind in ((".cat.ecsv", "ascii.ecsv"), (".cat.vot", "votable")):
         table = Table.read(f"none{suffix}", format=kind)
@@ -233,8 +238,8 @@ def test_results_without_errors_are_written_too(tiny_images, tmp_path, flow):
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = pipeline.run(cube, PaperFilters(flow=flow))
     assert len(result.catalogue) > 0
+    tables.complete(result.catalogue, cube.frame, REST)
     products.write_all(tmp_path, "out", result, cube, template)
-    report.write(tmp_path / "out", result, cube, report.Run((f"{tiny_images}.image",)))
     assert {"out.crtf", "out.cl", "out.mask", "out.html"} <= set(names(tmp_path))
     table = Table.read("out.cat.ecsv", format="ascii.ecsv")
     assert table.colnames == result.catalogue.colnames and np.isnan(table["x_err"]).all()
@@ -255,8 +260,63 @@ def test_the_summary_has_a_line_for_every_source(written):
     _, result, _ = written
     lines = tables.summary(result.catalogue)
     assert len(lines) == 2 + len(TRUTH) and "10:00:00.000" in lines[2] and "unresolved" in lines[3]
-    assert lines[3].split()[5] == "-", "a source without continuum shows none"
+    cells = dict(zip(re.split(r" {2,}", lines[0].strip()), re.split(r" {2,}", lines[3].strip()), strict=False))
+    assert cells["continuum"] == "-" and cells["size"] == "point", "a source without continuum shows none"
     assert "more in the catalogue" in tables.summary(result.catalogue, limit=1)[-1]
+    narrow = tables.summary(result.catalogue, width=80)
+    assert max(map(len, narrow)) <= 100 and "line flux" in narrow[0] and "flags" not in narrow[0]
+
+
+def test_errors_set_the_digits():
+    assert tables.with_error(1.23456, 0.0123) == "1.235+-0.012"
+    assert tables.with_error(1234.5, 67.0) == "1234+-67" and tables.with_error(1.5, float("nan")) == "1.5"
+    assert tables.with_error(float("nan"), 1.0) == "-"
+
+
+def test_ds9_reads_the_same_ellipses_as_casa(written):
+    regions = pytest.importorskip("regions")
+    prefix, result, cube = written
+    parsed = regions.Regions.read(f"{prefix}.reg", format="ds9")
+    maj, minor, pa = regions_of.observed_shapes(result.catalogue, cube)
+    assert len(parsed) == len(TRUTH)
+    for number, (region, row) in enumerate(zip(parsed, result.catalogue, strict=True)):
+        assert region.center.separation(SkyCoord(row["ra"], row["dec"], unit="deg", frame="fk5")).arcsec < 1e-3
+        assert region.width.to_value("arcsec") == pytest.approx(2 * maj[number], rel=1e-5)
+        assert region.height.to_value("arcsec") == pytest.approx(2 * minor[number], rel=1e-5)
+        assert (region.angle.to_value("deg") - 90.0 - pa[number]) % 180.0 == pytest.approx(0.0, abs=1e-4)
+        assert str(row["name"]) in region.meta["text"] and region.meta["text"].startswith(str(number + 1))
+
+
+def test_velocities_are_those_of_astropy(written):
+    _, result, _ = written
+    table = result.catalogue
+    line = np.isfinite(table["freq"])
+    expected = (np.asarray(table["freq"][line]) * u.Hz).to_value(u.km / u.s, u.doppler_radio(REST * u.Hz))
+    np.testing.assert_allclose(np.asarray(table["velocity"])[line], expected, rtol=1e-9, atol=1e-9)
+    assert np.isnan(np.asarray(table["velocity"])[~line]).all()
+    optical = velocity.velocity(table["freq"][line], REST, "optical")
+    np.testing.assert_allclose(optical, C_KMS * (REST / np.asarray(table["freq"][line]) - 1.0), rtol=1e-9, atol=1e-6)
+
+
+def test_every_column_of_the_votable_is_described(written):
+    from astropy.io.votable import parse
+
+    prefix, result, _ = written
+    fields = parse(f"{prefix}.cat.vot", verify="exception").get_first_table().fields
+    assert [field.name for field in fields] == result.catalogue.colnames and len(result.catalogue)
+    assert all(field.description for field in fields)
+    assert {field.name: field.ucd for field in fields}["ra"] == "pos.eq.ra;meta.main"
+
+
+def test_model_and_residual_make_up_the_image(written, tiny_images):
+    prefix, _, cube = written
+    planes = []
+    for kind in ("model", "residual"):
+        with images.opened(f"{prefix}.{kind}") as ia:
+            assert ia.brightnessunit() == "Jy/beam"
+            planes.append(np.asarray(ia.getchunk())[:, :, 0].transpose(2, 1, 0))
+    good = np.isfinite(cube.data)
+    np.testing.assert_allclose((planes[0] + planes[1])[good], cube.data[good], atol=1e-6)
 
 
 def test_sexagesimal_carries():

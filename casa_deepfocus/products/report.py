@@ -17,10 +17,11 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike
 
-from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
-from casa_deepfocus.products import regions, tables
+from casa_deepfocus.products import regions, tables, velocity
 from casa_deepfocus.products.marks import SOFTWARE
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
 """Colours of sources with a line, of those without, and of the fitted model."""
 
 OUTLINE = [withStroke(linewidth=2.5, foreground="white")]
-"""Names stay readable on a dark source."""
-
-NAMED = 6
-"""Fields with more sources than this show their numbers in place of their names."""
+"""Numbers stay readable on a dark source."""
 
 PICTURES = 100
 """Sources that get their own picture; the catalogue holds them all."""
@@ -91,18 +89,27 @@ def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
     rows = []
     for at, (row, detail) in enumerate(zip(table, result.details, strict=True)):
         picture = png(source_figure(row, detail, cube)) if at < PICTURES else b""
-        rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": base64_text(picture)})
+        rows.append({
+            "id": str(row["id"]), "name": str(row["name"]), "cells": _cells(row), "picture": base64_text(picture),
+            "alt": _alt(row), "flags": [text for text in tables.flag_words(table[at : at + 1])],
+        })  # fmt: skip
     page = template("report.html").render(
         title=prefix.name,
         software=SOFTWARE,
         verdict=_verdict(result),
-        warnings=_warnings(cube),
+        warnings=_warnings(result, cube, run),
         field=base64_text(field),
         probability=base64_text(png(probability_figure(result, cube))),
-        heads=["", "name", "RA", "Dec", "freq [GHz]", "FWHM [arcsec]", "line FWHM [km/s]", "line flux [Jy km/s]",
-               "continuum [mJy]", "SNR", "reliability", "flags"],
+        heads=[
+            ("id", ""), ("name", ""), ("RA", ""), ("Dec", ""), ("frequency", "GHz"), ("velocity", "km/s"),
+            ("FWHM", "arcsec"), ("PA", "deg"), ("line FWHM", "km/s"), ("line flux", "Jy km/s"), ("continuum", "mJy"),
+            ("SNR line", ""), ("SNR continuum", ""), ("reliability", ""), ("flags", ""),
+        ],
         rows=rows,
         more=max(len(table) - PICTURES, 0),
+        flags=tables.flag_words(table),
+        depth=_depth(result, cube, run),
+        products=_products(prefix, result),
         facts=_facts(result, cube, run),
     )  # fmt: skip
     Path(f"{prefix}.html").write_text(page, encoding="utf-8")
@@ -215,11 +222,30 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
     axes.ticklabel_format(axis="x", useOffset=False)
     name = f"frequency [GHz], {cube.frame}".rstrip(", ") if known else "channel"
     axes.set(xlabel=name, ylabel="flux density [mJy], as observed")
+    if known and cube.restfreq:
+        _velocity_axis(axes, cube, str(row.table.meta.get("velocity", "")).startswith(velocity.OPTICAL))
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     names = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
     axes.legend(handles, names, loc="upper right", fontsize=8, frameon=False, ncols=4)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.18 * (high - low))
+
+
+def _velocity_axis(axes: Axes, cube: Cube, optical: bool) -> None:
+    """Velocities above the frequencies, in the convention of the catalogue."""
+    rest = cube.restfreq / 1e9
+
+    def there(freq: ArrayLike) -> ArrayLike:
+        freq = np.asarray(freq, dtype=float)
+        return C_KMS * ((rest - freq) / np.maximum(freq, 1e-9) if optical else 1.0 - freq / rest)
+
+    def back(speed: ArrayLike) -> ArrayLike:
+        speed = np.asarray(speed, dtype=float) / C_KMS
+        return rest / np.maximum(1.0 + speed, 1e-9) if optical else rest * (1.0 - speed)
+
+    above = axes.secondary_xaxis("top", functions=(there, back))
+    above.set_xlabel(f"{'optical' if optical else 'radio'} velocity [km/s]", fontsize=8)
+    above.tick_params(labelsize=8)
 
 
 def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
@@ -233,7 +259,7 @@ def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
         above = y1 < 0.93 * ny
         side = "left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center"
         axes.annotate(
-            str(row["name"]) if len(table) <= NAMED else str(number),
+            str(number),
             (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
             textcoords="offset points", ha=side, va="bottom" if above else "top", color=colour,
             fontsize=8.5, path_effects=OUTLINE,
@@ -292,22 +318,75 @@ def _verdict(result: Result) -> str:
     return f"{len(table)} source{plural}: {lines} with a line, {len(table) - lines} in the continuum only"
 
 
-def _warnings(cube: Cube) -> list[str]:
-    if cube.psf_is_measured:
-        return []
-    return ["No PSF was given: the Gaussian beam of the header stood in for it, and sidelobes were not removed."]
+def _warnings(result: Result, cube: Cube, run: Run) -> list[str]:
+    """What a reader must know before the numbers."""
+    meta, found = result.catalogue.meta, []
+    if not cube.psf_is_measured:
+        found.append("No PSF was given: the header's Gaussian beam stood in for it, and sidelobes were not removed.")
+    if "dynamic_range_floor" in meta:
+        found.append(
+            f"What is left has {float(meta['dynamic_range_floor']):.1f} times the noise, as wrong gains leave it of a "
+            "bright source: only continua that stand out of that are listed."
+        )
+    if meta.get("outside"):
+        found.append(f"Sources outside of the image were subtracted: {meta['outside']}")
+    said = set(found)
+    return found + [text for text in dict.fromkeys(run.warnings) if text not in said]
+
+
+def _depth(result: Result, cube: Cube, run: Run) -> str:
+    """How deep the search looked, in words."""
+    noise = float(np.nanmedian(result.noise)) * 1e3
+    text = f"Sources above {run.minsnr:g} sigma of the fitted line or continuum"
+    if cube.nchan > 1:
+        whole = noise / np.sqrt(max(int(np.isfinite(result.noise).sum()), 1))
+        return f"{text}; the noise is {noise:.3g} mJy/beam in a channel, {whole:.3g} mJy/beam over the band."
+    return f"{text}; the noise is {noise:.3g} mJy/beam."
+
+
+def _products(prefix: Path, result: Result) -> list[str]:
+    """Names of the files beside the page that can be opened from it."""
+    endings = [".cat.ecsv", ".cat.vot", ".json", *([".crtf", ".reg"] if len(result.catalogue) else [])]
+    return [prefix.name + ending for ending in endings]
+
+
+def _alt(row: Row) -> str:
+    """What the picture of a source shows, for those who do not see it."""
+    kind = "line and continuum" if products_of(row) == 2 else "line" if tables.has_line(row) else "continuum"
+    return (
+        f"Source {row['id']}, {row['name']}: its focused image, with an ellipse of its size, and its spectrum with the "
+        f"fitted model; {kind}, SNR {number(row['snr'], 1.0)}"
+    )
+
+
+def products_of(row: Row) -> int:
+    """How many of line and continuum a source has."""
+    return int(tables.has_line(row)) + int(bool(np.isfinite(row["continuum"])))
 
 
 def _cells(row: Row) -> list[dict[str, str]]:
     ra, dec = tables.sexagesimal(float(row["ra"]), float(row["dec"]))
-    size = f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"
+    line = tables.has_line(row)
+    small = {"value": tables.SIZELESS} if "unresolved" in str(row["flags"]).split(",") else None
+    size = {"value": f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"}
     return [
-        {"value": ra}, {"value": dec}, {"value": number(row["freq"], 1e-9, 6)}, {"value": size},
-        with_error(row, "line_fwhm", 1.0),
-        with_error(row, "line_flux", 1.0) if tables.has_line(row) else {"value": "-"},
-        with_error(row, "continuum", 1e3),
-        {"value": number(row["snr"], 1.0)}, {"value": number(row["reliability"], 1.0)}, {"value": str(row["flags"])},
+        {"value": ra}, {"value": dec},
+        rounded(row, "freq", 1e-9, ".6f") if line else {"value": "-"},
+        rounded(row, "velocity", 1.0, ".1f") if line else {"value": "-"},
+        small or size, {"value": "-"} if small else rounded(row, "pa", 1.0, ".0f"),
+        rounded(row, "line_fwhm", 1.0), rounded(row, "line_flux", 1.0) if line else {"value": "-"},
+        rounded(row, "continuum", 1e3), {"value": number(row["snr_line"], 1.0)},
+        {"value": number(row["snr_continuum"], 1.0)}, {"value": number(row["reliability"], 1.0)},
+        {"value": ", ".join(filter(None, str(row["flags"]).split(",")))},
     ]  # fmt: skip
+
+
+def rounded(row: Row, name: str, scale: float, digits: str = ".4g") -> dict[str, str]:
+    """A cell with the very digits of the table that a run ends with."""
+    value, _, error = tables.with_error(float(row[name]) * scale, float(row[f"{name}_err"]) * scale, digits).partition(
+        "+-"
+    )
+    return {"value": value, "error": error}
 
 
 def with_error(row: Row, name: str, scale: float) -> dict[str, str]:
@@ -328,7 +407,13 @@ def _facts(result: Result, cube: Cube, run: Run) -> list[tuple[str, str]]:
     beam = cube.beam_on_sky()
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
     facts = [
+        ("call", run.call or "-"),
         ("input", ", ".join(run.inputs)),
+        ("PSF, primary beam", ", ".join(filter(None, (run.psf, run.pb))) or "found by name, or made with the image"),
+        ("networks", f"{run.networks} {result.catalogue.meta.get('models', '')}".strip() or "-"),
+        ("weighting", run.weighting or "as the image was made"),
+        ("made", f"{SOFTWARE}, {result.catalogue.meta.get('created', '')}".rstrip(", ")),
+        ("velocities", str(result.catalogue.meta.get("velocity", "unknown"))),
         ("mode", f"{run.mode}, minsnr {run.minsnr:g}, falsealarms {run.falsealarms:g}"),
         ("cube", f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels of {cube.cell:.4g} arcsec"),
         ("beam", f"{beam[0]:.4g} x {beam[1]:.4g} arcsec, position angle {beam[2]:.1f} deg"),
@@ -339,5 +424,5 @@ def _facts(result: Result, cube: Cube, run: Run) -> list[tuple[str, str]]:
     ]
     if cube.nchan > 1:
         ends = sorted((cube.freq[0] / 1e9, cube.freq[-1] / 1e9))
-        facts.insert(3, ("frequencies", f"{ends[0]:.6f} to {ends[1]:.6f} GHz, {cube.frame}".rstrip(", ")))
+        facts.insert(-5, ("frequencies", f"{ends[0]:.6f} to {ends[1]:.6f} GHz, {cube.frame}".rstrip(", ")))
     return facts + [(key, cube.meta[key]) for key in ("telescope", "observer", "radesys") if key in cube.meta]

@@ -15,6 +15,9 @@ from astropy.table import Column, Table
 from casa_deepfocus.products import velocity as velocities
 from casa_deepfocus.products.marks import SOFTWARE
 
+SIZELESS = "point"
+"""Size of what is unresolved."""
+
 UCDS = {
     "id": "meta.record", "name": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "ra_err": "stat.error;pos.eq.ra",
     "dec": "pos.eq.dec;meta.main", "dec_err": "stat.error;pos.eq.dec", "ra_max": "pos.eq.ra", "dec_max": "pos.eq.dec",
@@ -152,7 +155,7 @@ def with_error(value: float, error: float, digits: str = ".4g") -> str:
 
 def _size(row: Any) -> str:
     if "unresolved" in str(row["flags"]).split(",") or not np.isfinite(float(row["fwhm_maj"])):
-        return "point" if np.isfinite(float(row["fwhm_maj"])) else "-"
+        return SIZELESS if np.isfinite(float(row["fwhm_maj"])) else "-"
     return f"{with_error(float(row['fwhm_maj']), float(row['fwhm_maj_err']), '.3g')} x {float(row['fwhm_min']):.2g}"
 
 
