@@ -218,7 +218,10 @@ def test_the_report_stands_alone(written):
     prefix, _, _ = written
     page = Path(f"{prefix}.html").read_text()
     assert page.count("data:image/png;base64,") == 2 + len(TRUTH)
-    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert not re.search(r"src=\"(?!data:)", page)
+    links = re.findall(r"href=\"([^\"#]+)\"", page)
+    assert links and all((prefix.parent / link).exists() for link in links), "the files beside it, and nothing else"
+    assert page.count('scope="row"') > len(TRUTH) and 'alt=""' not in page and page.count("alt=") == page.count("<img")
     assert all(f">{name}</a>" in page for name in ("S1", "S2", "S3"))
     assert "3 sources: 2 with a line, 1 in the continuum only" in page
     assert Path(f"{prefix}.png").read_bytes()[:4] == b"\x89PNG"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,7 +55,6 @@ STEPS = {
 """The steps of the task in words, by the names that its timings have."""
 
 _title: ContextVar[str] = ContextVar("title", default="")
-_line: ContextVar[progress.Line] = ContextVar("line", default=progress.Line())  # noqa: B039
 _works: ContextVar[staging.Workspace | None] = ContextVar("works", default=None)
 
 
@@ -82,21 +80,20 @@ def sdeepfocus(*values: Any, **named: Any) -> Found:
         Where the input cannot be used; nothing is written then.
     """
     parameters = dict(zip(params.sdeepfocus().names, values, strict=False)) | named
-    with signals.orderly(), _progress():
-        with _timed({}, "check", vis=parameters.get("vis"), imagename=parameters.get("imagename")):
-            asked = inputs.read(parameters)
-            programme = _programme(asked)
+    with signals.orderly(), progress.line() as line:
+        line.step(STEPS["check"])
+        asked = inputs.read(parameters)
+        programme = _programme(asked)
         if len(programme.cubes) > 1:
             found = _search_all(asked, programme)
         else:
             if programme.cubes:
-                _line.get().expect(programme.cubes[0].seconds)
+                line.expect(programme.cubes[0].seconds)
             with _interruptible():
                 back = search(_of_one(asked, programme), inputs_given=parameters)
             back.pop("facts")
             found = back.pop("found")
             found.update(back)
-    _show(found)
     return found
 
 
@@ -145,7 +142,7 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
             cube = dataclasses.replace(cube, mosaic=made.mosaic, restfreq=restfreq)
         ny, nx = cube.shape
         if not request.vis:
-            _line.get().expect(plan.expected_seconds(cube.data.size, ()))
+            progress.current.get().expect(plan.expected_seconds(cube.data.size, ()))
         log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
         space.require(str(work.path), space.products(template.shape, cube.shape), "the products")
         # What tclean makes of visibilities has flat noise; what somebody else has made may have any.
@@ -259,23 +256,6 @@ def _interruptible(left: Callable[[], str] | None = None) -> Iterator[None]:
         yield
 
 
-def _show(found: Found) -> None:
-    """Print the table where nobody else does: at an interactive prompt, and in a notebook, a result shows itself."""
-    if sys.stdout is None or _shows_itself():
-        return
-    sys.stdout.write(f"{found!r}\n")
-    sys.stdout.flush()
-
-
-def _shows_itself() -> bool:
-    """Whether this is an interactive prompt of IPython (CASA's is one), or a notebook."""
-    module = sys.modules.get("IPython")
-    if module is None or module.get_ipython() is None:
-        return False
-    flags = getattr(sys.modules.get("casashell"), "flags", None)
-    return not getattr(flags, "execute", None)
-
-
 @contextmanager
 def titled(title: str) -> Iterator[None]:
     """Put a title before all that is logged inside."""
@@ -353,7 +333,7 @@ def _told(request: inputs.Request, networks: Any, parameters: Mapping[str, Any])
 def _timed(timings: dict[str, float], name: str, **subjects: Any) -> Iterator[None]:
     """A step of the task: its time, and its name and subjects in the errors of libraries."""
     start = time.perf_counter()
-    _line.get().step(STEPS[name])
+    progress.current.get().step(STEPS[name])
     log(f"step: {STEPS[name]}")
     try:
         with failures.step(name, **subjects):
@@ -362,27 +342,16 @@ def _timed(timings: dict[str, float], name: str, **subjects: Any) -> Iterator[No
         timings[name] = time.perf_counter() - start
 
 
-@contextmanager
-def _progress() -> Iterator[None]:
-    """The line on the terminal that says what is done now."""
-    with progress.line() as line:
-        token = _line.set(line)
-        try:
-            yield
-        finally:
-            _line.reset(token)
-
-
 def _searching(step: str, sources: int) -> None:
     """What the search does now, for the line on the terminal."""
     so_far = f", {sources} sources so far" if sources else ""
-    _line.get().step(f"{STEPS['find']}: {step}{so_far}")
+    progress.current.get().step(f"{STEPS['find']}: {step}{so_far}")
 
 
 def _made(done: int, number: int, share: float) -> None:
     """How many of several cubes are made, for the line on the terminal."""
-    _line.get().step(f"cube {min(done + 1, number)} of {number}" if done < number else "tables and pages")
-    _line.get().share(share)
+    progress.current.get().step(f"cube {min(done + 1, number)} of {number}" if done < number else "tables and pages")
+    progress.current.get().share(share)
 
 
 def _found(result: Any, cube: Any, convention: str) -> Found:

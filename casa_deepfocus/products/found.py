@@ -86,6 +86,12 @@ class Found(dict[str, Any]):
         page = self.get("products", {}).get("html", "") if not self._text else ""
         return [text for text in (said, f"report: {page}" if page else "") if text]
 
+    def show(self) -> None:
+        """Print the table where nobody else does: at a prompt of IPython and in a notebook a result shows itself."""
+        if sys.stdout is not None and not _echoes():
+            sys.stdout.write(f"{self!r}\n")
+            sys.stdout.flush()
+
     def __repr__(self) -> str:
         screen = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else PLAIN
         return "\n".join([self.table(screen), *self._ending()])
@@ -104,3 +110,12 @@ class Found(dict[str, Any]):
             body += "<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>"
         ending = html.escape("; ".join([*self._ending(), *tables.flag_words(self.catalogue)]))
         return f"<table><caption>{ending}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _echoes() -> bool:
+    """Whether this is an interactive prompt of IPython (CASA's is one), or a notebook."""
+    module = sys.modules.get("IPython")
+    if module is None or module.get_ipython() is None:
+        return False
+    # `casa -c` runs statements without showing what they return.
+    return not getattr(getattr(sys.modules.get("casashell"), "flags", None), "execute", None)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 PAINTER = r"""
 import os, select, signal, sys, time
@@ -62,6 +63,11 @@ class Line:
         self._expected = 0.0
         self.text = ""
 
+    @property
+    def shows(self) -> bool:
+        """Whether anybody sees it."""
+        return self._painter is not None
+
     def step(self, text: str) -> None:
         """Say what is done now."""
         self.text = " ".join(text.split())
@@ -99,13 +105,22 @@ class Line:
         self._painter = None
 
 
+current: ContextVar[Line] = ContextVar("current", default=Line())  # noqa: B039
+"""The line that is shown now; one that shows nothing where there is none."""
+
+
 @contextmanager
 def line() -> Iterator[Line]:
-    """The line, gone at the end; it shows nothing where standard error is no terminal."""
+    """The line, gone at the end; nothing where standard error is no terminal. Inside another it is that one."""
+    if current.get().shows:
+        yield current.get()
+        return
     shown = Line(_painter() if sys.stderr is not None and sys.stderr.isatty() else None)
+    token = current.set(shown)
     try:
         yield shown
     finally:
+        current.reset(token)
         shown.close()
 
 
