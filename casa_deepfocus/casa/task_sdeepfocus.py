@@ -141,7 +141,7 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
             restfreq = velocity.rest_frequency(request.tclean["restfreq"]) or cube.restfreq
             cube = dataclasses.replace(cube, mosaic=made.mosaic, restfreq=restfreq)
         ny, nx = cube.shape
-        if not request.vis:
+        if not request.vis and not _title.get():
             progress.current.get().expect(plan.expected_seconds(cube.data.size, ()))
         log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
         space.require(str(work.path), space.products(template.shape, cube.shape), "the products")

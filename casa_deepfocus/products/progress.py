@@ -24,7 +24,7 @@ def paint():
     left = ", about %s left" % clock(total - passed) if total > passed else ""
     line = "sdeepfocus: %s  [%s%s]" % (text, clock(passed), left)
     try:
-        width = os.get_terminal_size(2).columns
+        width = os.get_terminal_size(2).columns or 80
     except OSError:
         width = 80
     os.write(2, ("\r" + line[: max(width - 1, 1)] + "\x1b[K").encode())
