@@ -25,11 +25,13 @@ def write_texts(folder: Path, base: str, result: Result, cube: Cube, run: report
     folder : Path
     base : str
         Name that the endings are added to.
-    result : Result, its catalogue completed by `tables.complete`
+    result : Result
+        Its catalogue is completed (`tables.complete`) where nobody has done so, with radio velocities.
     cube : Cube
     run : report.Run
     """
     table = result.catalogue
+    tables.complete(table, cube.frame, cube.restfreq)
     tables.write_catalogue(folder / base, table)
     if len(table):
         (folder / f"{base}.crtf").write_text(regions.crtf(table, cube), encoding="utf-8")
