@@ -62,7 +62,7 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
         title=prefix.name,
         software=outfiles.SOFTWARE,
         verdict=_verdict(result),
-        warnings=_warnings(cube),
+        warnings=_warnings(cube, result),
         field=base64_text(field),
         probability=base64_text(png(probability_figure(result, cube))),
         heads=["", "name", "RA", "Dec", "freq [GHz]", "FWHM [arcsec]", "line FWHM [km/s]", "line flux [Jy km/s]",
@@ -258,10 +258,13 @@ def _verdict(result: Result) -> str:
     return f"{len(table)} source{plural}: {lines} with a line, {len(table) - lines} in the continuum only"
 
 
-def _warnings(cube: Cube) -> list[str]:
-    if cube.psf_is_measured:
-        return []
-    return ["No PSF was given: the Gaussian beam of the header stood in for it, and sidelobes were not removed."]
+def _warnings(cube: Cube, result: Result) -> list[str]:
+    out = []
+    if not cube.psf_is_measured:
+        out.append("No PSF was given: the Gaussian beam of the header stood in for it, and sidelobes were not removed.")
+    if "residual" in result.catalogue.meta:
+        out.append(f"What is left without the sources is not noise: {result.catalogue.meta['residual']}.")
+    return out
 
 
 def _cells(row: Row) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
+from casa_deepfocus.core.profiles import EXPONENTIAL
 from casa_deepfocus.pipeline.joint import refine, renew_noise
 from casa_deepfocus.pipeline.state import Search
 
@@ -156,10 +157,16 @@ def merge(search: Search) -> int:
         one = copy.copy(neighbour)
         one.cont += component.cont if one.has_cont else 0.0
         one.errors = {}
-        if -search.fit.in_place_of([neighbour, component], [one]) < needed(search, component):
-            if _replace(search, [neighbour, component], [one]):
+        # A companion of a Gaussian may be what it takes to make an exponential of it.
+        for profile in dict.fromkeys((one.profile, EXPONENTIAL)):
+            alone = copy.copy(one)
+            alone.profile = profile
+            if -search.fit.in_place_of([neighbour, component], [alone]) >= needed(search, component):
+                continue
+            if _replace(search, [neighbour, component], [alone]):
                 search.refused.append(component)
                 changes += 1
+                break
     return changes
 
 
