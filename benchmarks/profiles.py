@@ -48,9 +48,7 @@ def fit(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
     def left(values: NDArray) -> NDArray:
         parts = unpack(values)
-        rows = [
-            np.sqrt(weight / (weight @ disc(size) ** 2)) * (mixture(*parts, size) - disc(size)) for size in FITTED
-        ]
+        rows = [np.sqrt(weight / (weight @ disc(size) ** 2)) * (mixture(*parts, size) - disc(size)) for size in FITTED]
         return np.concatenate(rows)
 
     nodes, shares = special.roots_genlaguerre(number, 0.5)
