@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	@echo "report: $(CURDIR)/demo/demo.html   picture: $(CURDIR)/demo/demo.png   log: $(CURDIR)/demo/casa-*.log"
 
 test: $(VENV)/tested lint
-	$(BIN)/python -m pytest -q --junitxml=.matrix/whole.xml
+	$(BIN)/python -m pytest -q -n logical --dist loadfile --junitxml=.matrix/whole.xml
 	$(BIN)/python tests/matrix.py --ran .matrix/whole.xml
 
 matrix: $(VENV)/bin/python

@@ -25,13 +25,23 @@ pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]
 
 
-@pytest.fixture
-def written(tiny_images, tmp_path):
-    """(prefix, result, cube) of products written in the current folder, from the tiny cube and a hand-made result."""
+@pytest.fixture(scope="module")
+def written_once(tiny_images, tmp_path_factory):
+    """(folder, result, cube) of products of the tiny cube and a hand-made result."""
+    folder = tmp_path_factory.mktemp("products")
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = make_result(cube)
-    products.write_all(tmp_path, "out", result, cube, template, ("sdeepfocus(test)",))
-    report.write(tmp_path / "out", result, cube, inputs.check({"imagename": f"{tiny_images}.image", "outfile": "x"}))
+    products.write_all(folder, "out", result, cube, template, ("sdeepfocus(test)",))
+    request = inputs.check({"imagename": f"{tiny_images}.image", "outfile": str(folder / "x")})
+    report.write(folder / "out", result, cube, request)
+    return folder, result, cube
+
+
+@pytest.fixture
+def written(written_once, tmp_path):
+    """(prefix, result, cube) of a copy of these products, in the current folder."""
+    folder, result, cube = written_once
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return tmp_path / "out", result, cube
 
 

@@ -388,3 +388,19 @@ def test_a_survey_tells_what_was_selected(calibrated_ms):
     assert (seen.rows, seen.baselines, seen.diameter) == (1980, 66, 12.0)
     assert seen.intents == {"OBSERVE_TARGET#ON_SOURCE": 1980}
     assert (seen.low, seen.high) == (window.freq[0], window.freq[-1])
+
+
+def test_a_flux_of_all_channels_belongs_to_their_weighted_mean_frequency(tiny_ms):
+    path = copy(tiny_ms)
+    (survey,) = check(path).surveys
+    freq = survey.windows[0].freq
+    assert visibilities.effective_frequency([survey], "I") == pytest.approx(freq.mean(), abs=1.0)
+    assert visibilities.effective_frequency([survey], "I", sample=64) == pytest.approx(freq.mean(), abs=1.0)
+    with changed(path) as tb:
+        flag = tb.getcol("FLAG")
+        flag[:, : NCHAN // 2] = True
+        tb.putcol("FLAG", flag)
+    assert visibilities.effective_frequency([survey], "I") == pytest.approx(freq[NCHAN // 2 :].mean(), abs=1.0)
+    with changed(path) as tb:
+        tb.putcol("FLAG", np.ones_like(flag))
+    assert visibilities.effective_frequency([survey], "I") == 0.0

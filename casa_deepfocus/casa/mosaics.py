@@ -48,6 +48,25 @@ PER_VIS = ("field", "spw", "timerange", "uvrange", "antenna", "scan", "observati
 BEAM_END = 0.01
 """Response at which CASA's primary beams end."""
 
+LEAST_RESPONSE = 1e-6
+"""Of a beam [peak], where an image of it is 0 or below: its logarithm is needed."""
+
+LARGEST_AIRY = 20.0
+"""Diameter [m] of the largest dish whose beam is an Airy pattern in CASA; the VLA's of 25 m are polynomials."""
+
+PAST_NULL = 1.4
+"""Reach of a computed beam [wavelength / diameter]: past the first null, 1.22 for the effective 10.7 m of 12 m."""
+
+RADII = 512
+"""Radii of a beam. Half a per cent of the FWHM apart at most: linear between them, it is right to 2e-5."""
+
+SMALLEST_STEP = 1e-4
+"""Difference [peak] between the mean of the pointings' PSFs and the PSF of all that is left as it is: a fifth of what
+`core.mosaic.LEFT_OUT` leaves between the pointings."""
+
+NO_LIMIT = -1e-6
+"""tclean's pblimit for nothing masked: it must not be 0, and its sign says so."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -177,7 +196,7 @@ def describe(request: Request, image: str, psf: str, folder: str, passed: Mappin
         os.rename(f"{whole}.psf", psf)
         # With densities of their own the pointings' mean is not the PSF of the joint density.
         step = mean - _plane(psf, middle)
-        if np.abs(step).max() > 1e-4:
+        if np.abs(step).max() > SMALLEST_STEP:
             guarded.call(add_plane, psf, step, folder=folder)
         remove(folder, "whole")
     return _put_together(parts, classes, kept, sums, psfs, radial, request.surveys, template, float(freq[middle]))
@@ -203,7 +222,7 @@ def _put_together(
     rows = [row for row in rows if row[2] > 0]
     x, y = skycoord_to_pixel(SkyCoord([parts[index].centre for index, _, _ in rows]), celestial_wcs(template))
     reach = min(float(radius[-1]) for radius, _ in radial.values())
-    radius = np.linspace(0.0, reach, 256)
+    radius = np.linspace(0.0, reach, RADII)
     dishes = list(radial)
     return Mosaic(
         centres=np.stack([np.atleast_1d(x), np.atleast_1d(y)], axis=1),
@@ -274,7 +293,7 @@ def _make_psf(name: str, request: Request, parts: Sequence[Term], passed: dict[s
 
 def _run(name: str, request: Request, values: Mapping[str, Any]) -> None:
     """tclean of a PSF alone."""
-    own = {**values, "gridder": "standard", "pblimit": -1e-6, "normtype": "flatnoise", "usepointing": False}
+    own = {**values, "gridder": "standard", "pblimit": NO_LIMIT, "normtype": "flatnoise", "usepointing": False}
     tclean(
         imagename=name, niter=0, deconvolver="hogbom", restoration=False, pbcor=False, calcpsf=True, calcres=False,
         interactive=False, savemodel="none", **own,
@@ -335,10 +354,9 @@ def _beam_of(
 
     CASA's Airy pattern of the dishes that we know; of others the .pb of the standard gridder, in the image's centre.
     """
-    if all(round(size, 1) in DISHES for size in dishes) and min(dishes) < 20.0 and freq > 0:
+    if all(round(size, 1) in DISHES for size in dishes) and min(dishes) < LARGEST_AIRY and freq > 0:
         cell = float(str(passed["cell"][0]).removesuffix("arcsec")) * ARCSEC
-        # 1.22 wavelength / D is the first null of the smaller effective dish.
-        radius = np.linspace(0.0, 1.4 * C_MS / freq / min(dishes), 2048)
+        radius = np.linspace(0.0, PAST_NULL * C_MS / freq / min(dishes), RADII)
         response = np.sqrt(airy(radius, freq, dishes[0]) * airy(radius, freq, dishes[1]))
         radius = radius / cell
     else:
@@ -347,7 +365,7 @@ def _beam_of(
         radius = np.arange(len(response), dtype=float)
     low = np.flatnonzero(response < BEAM_END)
     end = max(int(low[0]) if low.size else len(response), 4)
-    return radius[:end], np.maximum(response[:end], 1e-6)
+    return radius[:end], np.maximum(response[:end], LEAST_RESPONSE)
 
 
 def remove(folder: str, prefix: str) -> None:

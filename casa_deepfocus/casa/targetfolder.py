@@ -154,7 +154,7 @@ def _page(run: RunFolder, cubes: Sequence[CubePlan], folder: Path) -> TargetPage
     if done:
         windows = tuple(one.label for one in done if one.label != CONTINUUM)
         merged = merge([
-            CubeCatalogue(one.label, one.catalogue, made_of=windows if one.label == CONTINUUM else ())
+            CubeCatalogue(one.label, one.catalogue, windows if one.label == CONTINUUM else (), one.effective_freq)
             for one in done if one.catalogue is not None
         ])  # fmt: skip
     return TargetPage(
@@ -172,7 +172,7 @@ def _summary(run: RunFolder, cube: CubePlan, folder: Path) -> CubeSummary:
     return CubeSummary(
         cube.label, stem=folder / cube.label, catalogue=table, noise=float(record["noise"]),
         beam=tuple(record["beam"]), band=(low, high), nchan=int(record["nchan"]), seconds=float(record["seconds"]),
-        notes=tuple(record["warnings"]),
+        notes=tuple(record["warnings"]), effective_freq=float(record["effective_freq"]),
     )  # fmt: skip
 
 

@@ -67,6 +67,8 @@ class CubeSummary:
     seconds : float
     notes : tuple of str
         Warnings of its run.
+    effective_freq : float [Hz]
+        That its continua are given at; 0 for the middle of the band.
     """
 
     label: str
@@ -80,6 +82,7 @@ class CubeSummary:
     nchan: int = 0
     seconds: float = float("nan")
     notes: tuple[str, ...] = ()
+    effective_freq: float = 0.0
 
     @property
     def counts(self) -> tuple[int, int] | None:

@@ -32,6 +32,7 @@ from casa_deepfocus.casa import (
     space,
     staging,
     targetfolder,
+    visibilities,
 )
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.errors import DataError, DeepFocusError, ProductError
@@ -158,6 +159,8 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
             "noise": float(np.nanmedian(result.noise)), "beam": cube.beam_on_sky(), "nchan": cube.nchan,
             "shape": cube.shape, "cell": cube.cell, "freq": (float(cube.freq[0]), float(cube.freq[-1])),
             "frame": cube.frame, "warnings": list(request.warnings),
+            "effective_freq": visibilities.effective_frequency(request.surveys, request.tclean["stokes"])
+            if request.vis and cube.nchan == 1 else 0.0,
         },
     }  # fmt: skip
 

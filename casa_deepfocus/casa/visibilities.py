@@ -6,7 +6,7 @@ is refused only if all of it is unusable, and the cost for a good one is that of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,18 +88,9 @@ def tally(survey: Survey, column: str, stokes: str, sample: int = SAMPLE) -> Tal
         Visibilities to read of each window before anything usable was seen.
     """
     counts = Tally()
-    rows, _ = selected_rows(survey.name, survey.chosen)
-    with main_table(survey.name, rows) as tb:
-        descriptions = np.asarray(tb.getcol("DATA_DESC_ID"))
-        cross = np.asarray(tb.getcol("ANTENNA1")) != np.asarray(tb.getcol("ANTENNA2"))
-    windows_of = subtable_column(survey.name, "DATA_DESCRIPTION", "SPECTRAL_WINDOW_ID")
-    hands_of = subtable_column(survey.name, "DATA_DESCRIPTION", "POLARIZATION_ID")
     later: list[tuple[_Kind, NDArray[np.int64]]] = []
-    for number in np.unique(descriptions[cross]):
-        window = next(w for w in survey.windows if w.number == windows_of[number])
-        kind = _Kind(window, *_hands(survey.name, int(hands_of[number]), stokes))
-        mine = rows[cross & (descriptions == number)]
-        per_read = max(1, sample // (window.nchan * len(kind.hands)))
+    for kind, mine in _kinds(survey, stokes):
+        per_read = max(1, sample // (kind.window.nchan * len(kind.hands)))
         first = np.unique(np.concatenate(list(_runs(len(mine), per_read))))
         _count(survey, column, mine[first], kind, counts)
         rest = np.delete(mine, first)
@@ -112,6 +103,39 @@ def tally(survey: Survey, column: str, stokes: str, sample: int = SAMPLE) -> Tal
                 return counts
         counts.complete = True
     return counts
+
+
+def effective_frequency(surveys: Sequence[Survey], stokes: str, sample: int = SAMPLE) -> float:
+    """The mean frequency [Hz] of what is not flagged, by its weights: where a sum over all channels measures a flux.
+
+    In the data's frame, of a sample of each window's visibilities; 0 where nothing has weight. Imaging weights
+    other than natural ones move it by what they change between windows.
+    """
+    total, moment = 0.0, 0.0
+    for seen in surveys:
+        for kind, rows in _kinds(seen, stokes):
+            per_read = max(1, sample // (kind.window.nchan * len(kind.hands)))
+            some = rows[np.unique(np.concatenate(list(_runs(len(rows), per_read))))]
+            used = _used(seen, some, kind)[0]
+            # (nchan,): the sum over correlations and rows, of all rows.
+            weight = used.sum(axis=(0, 2)) * (len(rows) / len(some))
+            total += float(weight.sum())
+            moment += float(weight @ kind.window.freq)
+    return moment / total if total > 0 else 0.0
+
+
+def _kinds(survey: Survey, stokes: str) -> Iterator[tuple[_Kind, NDArray[np.int64]]]:
+    """The data descriptions of a selection, and the rows of each, without autocorrelations."""
+    rows, _ = selected_rows(survey.name, survey.chosen)
+    with main_table(survey.name, rows) as tb:
+        descriptions = np.asarray(tb.getcol("DATA_DESC_ID"))
+        cross = np.asarray(tb.getcol("ANTENNA1")) != np.asarray(tb.getcol("ANTENNA2"))
+    windows_of = subtable_column(survey.name, "DATA_DESCRIPTION", "SPECTRAL_WINDOW_ID")
+    hands_of = subtable_column(survey.name, "DATA_DESCRIPTION", "POLARIZATION_ID")
+    for number in np.unique(descriptions[cross]):
+        window = next(w for w in survey.windows if w.number == windows_of[number])
+        kind = _Kind(window, *_hands(survey.name, int(hands_of[number]), stokes))
+        yield kind, rows[cross & (descriptions == number)]
 
 
 def _runs(nrows: int, wanted: int) -> Iterator[NDArray[np.int64]]:
@@ -141,13 +165,12 @@ def _hands(name: str, polarization: int, stokes: str) -> tuple[NDArray[np.bool_]
 
 def _count(survey: Survey, column: str, rows: NDArray[np.int64], kind: _Kind, counts: Tally) -> None:
     """Add the visibilities of some rows of one window to the counts."""
-    window, hands = kind.window, kind.hands
+    window = kind.window
     with main_table(survey.name, rows) as tb:
-        data = np.asarray(tb.getcol(column))[hands][:, window.channels]
-        flag = np.asarray(tb.getcol("FLAG"))[hands][:, window.channels] | np.asarray(tb.getcol("FLAG_ROW"), dtype=bool)
-        weight = _weights(tb, survey.columns, hands, window)
+        data = np.asarray(tb.getcol(column))[kind.hands][:, window.channels]
+    weight, flag = _used(survey, rows, kind)
+    used = weight > 0
     joined = np.all if kind.all_needed else np.any
-    used = ~flag & (weight > 0)
     present, weighted = joined(~flag, axis=0), joined(used, axis=0)
     invalid = weighted & (used & ~np.isfinite(data)).any(axis=0)
     zero = weighted & ~invalid & (~used | (data == 0)).all(axis=0)
@@ -160,6 +183,15 @@ def _count(survey: Survey, column: str, rows: NDArray[np.int64], kind: _Kind, co
     if invalid.any():
         known = counts.invalid_channels.setdefault(window.number, set())
         known.update(window.channels[invalid.any(axis=1)].tolist())
+
+
+def _used(survey: Survey, rows: NDArray[np.int64], kind: _Kind) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(ncorr, nchan, nrow) weights, 0 where flagged, and the flags."""
+    hands, window = kind.hands, kind.window
+    with main_table(survey.name, rows) as tb:
+        flag = np.asarray(tb.getcol("FLAG"))[hands][:, window.channels] | np.asarray(tb.getcol("FLAG_ROW"), dtype=bool)
+        weight = _weights(tb, survey.columns, hands, window)
+    return np.where(flag, 0.0, weight), flag
 
 
 def _weights(tb: Any, columns: tuple[str, ...], hands: NDArray[np.bool_], window: Window) -> NDArray[np.float64]:

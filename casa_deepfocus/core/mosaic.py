@@ -41,6 +41,12 @@ MOST_IMAGES = 24
 MOST_BYTES = 400_000_000
 """Principal images that are held at most, by their number and by their transforms: 6 for an image of 2000 pixels."""
 
+LEAST_WEIGHT = 1e-3
+"""Weight of a class of PSFs, over the largest, that it counts with at least for which images are kept."""
+
+TINY = 1e-150
+"""Sum of responses below which no pointing sees a place, twelve beams away from all: its square is a float still."""
+
 TYPICAL = 8
 """Pointings of which the typical modulation is the mean, at most."""
 
@@ -122,8 +128,7 @@ class Mosaic:
         """(n, ...) W_p at places (...) [pixel]; the sum of their squares over the terms is 1."""
         weights = np.sqrt(self.weights / self.weights.sum())
         parts = self.responses_at(x, y, freq) * weights.reshape(-1, *(1,) * np.ndim(x))
-        # Twelve beams away from all pointings nothing is left of any.
-        return parts / np.maximum(np.sqrt((parts**2).sum(axis=0)), 1e-150)
+        return parts / np.maximum(np.sqrt((parts**2).sum(axis=0)), TINY)
 
     def primary_beam(self, x: ArrayLike, y: ArrayLike, freq: float) -> NDArray[np.float64]:
         """sqrt(sum_p w_p PB_p^2) at places (...) [pixel], for sum_p w_p = 1; an imager's has its maximum at 1."""
@@ -271,7 +276,7 @@ def principal_differences(
     images : (b, py, px) float32, as few as leave no more, and mixing : (nclass, b) float32
     """
     flat = (psfs - psf).reshape(len(psfs), -1)
-    root = np.sqrt(np.maximum(weights / weights.max(), 1e-3))
+    root = np.sqrt(np.maximum(weights / weights.max(), LEAST_WEIGHT))
     gram = (flat @ flat.T).astype(np.float64)
     values, vectors = np.linalg.eigh(gram * root[:, None] * root[None, :])
     order = np.argsort(values)[::-1]
