@@ -23,6 +23,7 @@ class Component:
     covariance : (3,) float64 [pixel^2] : sxx, syy, sxy, intrinsic (deconvolved), of the second moments; that of a
         Gaussian is not forced positive
     profile : str, of its brightness on the sky: one of `core.profiles.PARTS`, or 'complex' for several joined
+    profiled_at : float, SNR at which it was last tried with another profile; 0 before
     amp : float [Jy], line flux density at the line's peak, integrated over the sky
     chan : float [chan], line centre
     fwhm : float [chan], line FWHM
@@ -75,6 +76,7 @@ class Component:
     flags: set[str] = field(default_factory=set)
     response: float = 1.0
     profile: str = "gaussian"
+    profiled_at: float = 0.0
 
     def drop_line(self) -> None:
         """Be a source of continuum alone."""

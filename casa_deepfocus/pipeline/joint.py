@@ -167,13 +167,13 @@ def choose_profiles(search: Search) -> bool:
         if component.absorption or not component.fit_shape:
             continue
         snr = float(np.hypot(component.snr_line * component.has_line, component.snr_cont * component.has_cont))
-        if component.profile == GAUSSIAN:
-            if 0.5 * snr**2 * mismatch(component.covariance, search.beam) < PREFERRED:
-                continue
-            tried_at = search.profiled.get(id(component))
-            if tried_at is not None and abs(np.log(snr / tried_at)) < LIKE_BEFORE:
-                continue
-            search.profiled[id(component)] = snr
+        if component.profile == GAUSSIAN and (
+            0.5 * snr**2 * mismatch(component.covariance, search.beam) < PREFERRED
+        ):  # fmt: skip
+            continue
+        if component.profiled_at and abs(np.log(max(snr, 1e-9) / component.profiled_at)) < LIKE_BEFORE:
+            continue
+        component.profiled_at = max(snr, 1e-9)
         other = copy.copy(component)
         other.profile = EXPONENTIAL if component.profile == GAUSSIAN else GAUSSIAN
         gain = search.fit.in_place_of([component], [other])

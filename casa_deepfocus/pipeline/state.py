@@ -196,7 +196,6 @@ class Search:
     `unit` is that of the data [Jy/beam], `peaks` (nchan,) [unit] of the data with its sources, for
     `core.noise.channel_noise`, and `assumed` [unit] the noise that was assumed for want of any, 0 where there is some.
     `noise_map` is what the data, fluxes and noise are divided by (`pipeline.flatness`), None where the noise is flat.
-    `profiled` has the SNR at which a component (its id) was last tried with another profile.
     `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
     """
 
@@ -217,7 +216,6 @@ class Search:
     whole: list[Component] = field(default_factory=list)
     needed: list[Component] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    profiled: dict[int, float] = field(default_factory=dict)
 
     @property
     def modulation(self) -> Modulation | None:
