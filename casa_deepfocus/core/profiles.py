@@ -75,11 +75,12 @@ def profile_transforms(
         whole = gaussian_transform(shape, x, y, covariance)
         return whole, whole
     fluxes, variances = PARTS[profile]
-    whole = slope = None
+    whole = np.zeros((shape[0], shape[1] // 2 + 1), np.complex64)
+    slope = np.zeros_like(whole)
     for flux, variance in zip(fluxes, variances, strict=True):
         part = np.float32(flux) * gaussian_transform(shape, x, y, variance * covariance)
-        more = np.float32(variance) * part
-        whole, slope = (part, more) if whole is None else (whole + part, slope + more)
+        whole += part
+        slope += np.float32(variance) * part
     return whole, slope
 
 
