@@ -25,7 +25,7 @@ from casa_deepfocus import pipeline
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import ParameterError, ProductError
 from casa_deepfocus.models import runner
-from casa_deepfocus.pipeline.leftover import residual
+from casa_deepfocus.pipeline.residual import residual
 from casa_deepfocus.products import fitsimages, progress, report, tables, velocity, writing
 from casa_deepfocus.products.found import Found, Spectrum
 from casa_deepfocus.reading import cube as reading

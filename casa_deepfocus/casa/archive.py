@@ -186,6 +186,7 @@ def run(
     folder: RunFolder,
     log: LogTo,
     made: Callable[[int, int, float], None] = lambda done, number, share: None,
+    imager: guarded.Imager | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Make and search all cubes of a programme, and put the targets' folders in place.
 
@@ -197,6 +198,8 @@ def run(
     folder : RunFolder
     log : callable of a message and a priority
     made : callable of the cubes that are done, their number, and the share of the expected time that they took
+    imager : callable, optional
+        As for `imaging.make_images`. It belongs to this process: all cubes are made here then.
 
     Returns
     -------
@@ -205,9 +208,10 @@ def run(
     going = Run(programme, folder, log)
     going.start()
     if going.todo:
-        with guarded.session(WRITES, [folder.lock.fd]), makers(asked, programme) as mapped:
+        mapper = makers(asked, programme) if imager is None else cluster.mapper(1, None)
+        with guarded.session(WRITES, [folder.lock.fd]), mapper as mapped:
             _tell(going, made)
-            for index, outcome in mapped(partial(make, going.jobs), going.todo):
+            for index, outcome in mapped(partial(make, going.jobs, imager=imager), going.todo):
                 going.take(index, outcome)
                 _tell(going, made)
     return folder.state
@@ -252,7 +256,7 @@ def workers(asked: inputs.Asked, programme: Programme) -> tuple[int, str | None]
     return max(1, min(len(os.sched_getaffinity(0)), len(made), room)), None
 
 
-def make(jobs: Mapping[int, Job], index: int) -> Outcome:
+def make(jobs: Mapping[int, Job], index: int, imager: guarded.Imager | None = None) -> Outcome:
     """Make a cube and search it, in whatever process this is."""
     job = jobs[index]
     start = time.perf_counter()
@@ -263,7 +267,7 @@ def make(jobs: Mapping[int, Job], index: int) -> Outcome:
 
     try:
         with task_sdeepfocus.titled(job.title), failures.step("make", image=job.title):
-            back = task_sdeepfocus.search(dict(job.parameters))
+            back = task_sdeepfocus.search(dict(job.parameters), imager=imager)
     except DeepFocusError as exc:
         return Outcome(" ".join(str(exc).split()), time.perf_counter() - start)
     return Outcome("", time.perf_counter() - start, len(back["sources"]), back["facts"])

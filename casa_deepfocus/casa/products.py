@@ -18,7 +18,7 @@ from casa_deepfocus.casa import guarded, images
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE
-from casa_deepfocus.pipeline.leftover import residual
+from casa_deepfocus.pipeline.residual import residual
 from casa_deepfocus.products import fitsimages, regions, report, tables, writing
 
 if TYPE_CHECKING:

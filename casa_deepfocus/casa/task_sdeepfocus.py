@@ -85,7 +85,7 @@ def sdeepfocus(*values: Any, **named: Any) -> Found:
         asked = inputs.read(parameters)
         programme = _programme(asked)
         if len(programme.cubes) > 1:
-            found = _search_all(asked, programme)
+            found = search_all(asked, programme)
         else:
             if programme.cubes:
                 line.expect(programme.cubes[0].seconds)
@@ -97,7 +97,10 @@ def sdeepfocus(*values: Any, **named: Any) -> Found:
     return found
 
 
-def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def search(
+    parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | None = None,
+    imager: guarded.Imager | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Image one target and window, or read one image, search it, and write its products.
 
     Parameters
@@ -106,6 +109,8 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         Of the task.
     inputs_given : mapping, optional
         What the user gave, for the history of the products; the parameters by default.
+    imager : callable, optional
+        As for `imaging.make_images`.
 
     Returns
     -------
@@ -134,7 +139,7 @@ def search(parameters: Mapping[str, Any], *, inputs_given: Mapping[str, Any] | N
         made = imaging.Images(request.imagename)
         if request.vis:
             with _timed(timings, "image", vis=request.vis):
-                made = imaging.make_images(request, str(work.path), log)
+                made = imaging.make_images(request, str(work.path), log, imager or guarded.tclean)
         imagename = made.name
         with _timed(timings, "read", vis=request.vis, imagename=request.imagename, psf=request.psf, pb=request.pb):
             cube, template = images.read_cube(imagename, request.psf, request.pb, log)
@@ -215,13 +220,33 @@ def _of_one(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any]:
     return found | {name: cube.parameters[name] for name in ("specmode", "outframe", "phasecenter")}
 
 
-def _search_all(asked: inputs.Asked, programme: plan.Programme) -> Found:
-    """All cubes of several targets and windows, into a folder of their own."""
+def search_all(
+    asked: inputs.Asked, programme: plan.Programme, *, imager: guarded.Imager | None = None
+) -> Found:  # fmt: skip
+    """All cubes of several targets and windows, into a folder of their own.
+
+    Parameters
+    ----------
+    asked : Asked
+    programme : Programme
+    imager : callable, optional
+        As for `archive.run`.
+
+    Returns
+    -------
+    Found
+        What the task returns of several targets.
+
+    Raises
+    ------
+    DeepFocusError
+        Where nothing can be made.
+    """
     started = time.perf_counter()
     sources = (*asked.vis, *asked.images)
     outfile = outfiles.expanded(str(asked.values["outfile"] or "") or inputs.default_outfile(sources[0]))
     outfiles.check_name(outfile)
-    number, where = archive.workers(asked, programme)
+    number, where = archive.workers(asked, programme) if imager is None else (1, None)
     for note in programme.notes:
         log(note)
     for line in plan.lines(programme, number if where is None else 0):
@@ -232,7 +257,7 @@ def _search_all(asked: inputs.Asked, programme: plan.Programme) -> Found:
         for note in folder.notes:
             log(note)
         with _interruptible(lambda: f"what is done stays in {str(folder.path)!r}; the same call goes on from there"):
-            archive.run(programme, asked, folder, log, _made)
+            archive.run(programme, asked, folder, log, _made, imager)
             back = targetfolder.close(folder, programme, time.perf_counter() - started)
     lines = back.pop("lines")
     for line in lines:

@@ -199,6 +199,12 @@ def _run(
             f"sources that are no Gaussians leave it; a continuum must exceed {search.limit('integrated'):.1f} sigma"
         )
         result.catalogue.meta["dynamic_range_floor"] = search.floor
+    if "residual" in result.catalogue.meta:
+        log(
+            f"what is left without the sources is not noise: {result.catalogue.meta['residual']}. Sources near there "
+            "may be missing, or be pieces of others: look at the residual image",
+            "WARN",
+        )
     if outside.sources:
         result.catalogue.meta["outside"] = outside.summary()
     if sidelobes:

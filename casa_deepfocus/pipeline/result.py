@@ -15,12 +15,12 @@ from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.complexes import chains, join
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.detection import DetectionMap, LineSearch, integrated_map
+from casa_deepfocus.core.detection import DetectionMap
 from casa_deepfocus.core.focusing import crop_origin, focus, refine_position
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
 from casa_deepfocus.core.rotation import is_one_source
-from casa_deepfocus.pipeline.blobs import line_cube
+from casa_deepfocus.pipeline.leftover import Leftover, look_at_residual
 from casa_deepfocus.pipeline.state import Clock, Networks, Result, Search, SourceDetail
 
 
@@ -34,7 +34,8 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     parts = [[search.components[index] for index in chain] for chain in indices]
     parts.sort(key=lambda members: -max(max(c.snr_line, c.snr_cont) for c in members))
     sources = [members[0] if len(members) == 1 else join(members, search.cube.nchan) for members in parts]
-    reliable = _reliabilities(search, sources)
+    left = look_at_residual(search)
+    reliable = _reliabilities(search, sources, left)
     kept = np.flatnonzero(reliable >= search.options.reliability)
     search.count("unreliable", len(sources) - kept.size)
     sources, parts = [sources[index] for index in kept], [parts[index] for index in kept]
@@ -56,6 +57,8 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
             add_to_mask(mask, member, cube, search.options.minsnr)
     noise = search.sigma if search.cube is cube else sigma
     note_run(table, noise, search.networks)
+    if left.remarks:
+        table.meta["residual"] = left.summary
     search.counts["sources"] = len(table)
     search.counts["components"] = len(search.components)
     return Result(
@@ -168,19 +171,17 @@ def flag(component: Component, cube: Cube, beam: float) -> None:
         component.flags.add("gaussian_psf")
 
 
-def _reliabilities(search: Search, components: Sequence[Component]) -> NDArray:
+def _reliabilities(search: Search, components: Sequence[Component], left: Leftover) -> NDArray:
     """Reliability of each component: of its line or of its continuum, whichever is the surer."""
     if not components:
         return np.empty(0)
-    residual = np.where(search.inside, search.fit.residual, np.float32(np.nan))
     peaks = search.noise_peaks("integrated")
-    deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
-    best = peaks.fitted().reliability([c.snr_cont / search.floor for c in components], peaks.tail_scale(deepest))
+    scale = peaks.tail_scale(left.deepest)
+    best = peaks.fitted().reliability([c.snr_cont / search.floor for c in components], scale)
     if search.lines:
         peaks = search.noise_peaks("line")
-        deepest = float(LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()[0].max())
         snr = [c.snr_line if c.has_line else 0.0 for c in components]
-        best = np.maximum(best, peaks.fitted().reliability(snr, peaks.tail_scale(deepest)))
+        best = np.maximum(best, peaks.fitted().reliability(snr, peaks.tail_scale(left.deepest_line)))
     return best
 
 

@@ -328,6 +328,8 @@ def _warnings(result: Result, cube: Cube, run: Run) -> list[str]:
             f"What is left has {float(meta['dynamic_range_floor']):.1f} times the noise, as wrong gains leave it of a "
             "bright source: only continua that stand out of that are listed."
         )
+    if "residual" in meta:
+        found.append(f"What is left without the sources is not noise: {meta['residual']}.")
     if meta.get("outside"):
         found.append(f"Sources outside of the image were subtracted: {meta['outside']}")
     said = set(found)

@@ -1,8 +1,8 @@
 """FITS headers as the field writes them, made plain: axes, sky, beam. One place for every dialect.
 
 A header is read by its meaning and nothing of it is handed on as it stands: the sky becomes a two-axis WCS, the
-spectral axis frequencies (`casa.spectral`), and CASA gets a header written anew (`casa_cards`), so that what it cannot
-read (GLS, NCP, beams of zero, CTYPE 'freq') does not reach it.
+spectral axis frequencies (`reading.spectral`), and CASA gets a header written anew (`casa_cards`), so that what it
+cannot read (GLS, NCP, beams of zero, CTYPE 'freq') does not reach it.
 """
 
 from __future__ import annotations

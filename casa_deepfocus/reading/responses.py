@@ -1,6 +1,6 @@
 """The point-spread function and the primary beam of an image, from pixels to what the core takes, or refused.
 
-Their headers are held against the image's in `casa.consistency`; here it is their values that must be possible.
+Their headers are held against the image's in `reading.consistency`; here it is their values that must be possible.
 """
 
 from __future__ import annotations
