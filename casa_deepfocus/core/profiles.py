@@ -75,11 +75,15 @@ def profile_transforms(
         whole = gaussian_transform(shape, x, y, covariance)
         return whole, whole
     fluxes, variances = PARTS[profile]
-    whole = slope = None
-    for flux, variance in zip(fluxes, variances, strict=True):
-        part = np.float32(flux) * gaussian_transform(shape, x, y, variance * covariance)
-        more = np.float32(variance) * part
-        whole, slope = (part, more) if whole is None else (whole + part, slope + more)
+    parts = [
+        np.float32(flux) * gaussian_transform(shape, x, y, variance * covariance)
+        for flux, variance in zip(fluxes, variances, strict=True)
+    ]
+    whole = np.sum(parts, axis=0, dtype=np.complex64)
+    slope = np.sum(
+        [np.float32(variance) * part for variance, part in zip(variances, parts, strict=True)], axis=0,
+        dtype=np.complex64,
+    )  # fmt: skip
     return whole, slope
 
 
