@@ -1,6 +1,7 @@
 # make demo: a simulated observation through the whole task, the catalogue beside the truth.
 # make test: the checks that every change must pass; the whole suite on one Python, a short one on the others.
 # make matrix: the short suite on every Python that is there; make matrix SUITE=whole: everything.
+# make test-pipeline PIPELINE=<its source>: our stages in the ALMA pipeline's own chain, with Python 3.12.
 # Each makes .venv (and .venv-3.10 ...) by itself; the CASA data come from the casadata wheel unless others are installed.
 
 PYTHON ?= python3
@@ -16,8 +17,10 @@ endif
 export MPLBACKEND ?= agg
 
 SUITE ?= short
+PIPELINE ?=
+PIPELINE_PYTHON ?= python3.12
 
-.PHONY: demo test matrix lint types clean
+.PHONY: demo test test-pipeline matrix lint types clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -29,6 +32,11 @@ demo: $(VENV)/installed
 test: $(VENV)/tested lint
 	$(BIN)/python -m pytest -q -n logical --dist loadfile --junitxml=.matrix/whole.xml
 	$(BIN)/python tests/matrix.py --ran .matrix/whole.xml
+
+# The pipeline is never part of this package: its source is given, and installed into an environment of its own.
+test-pipeline:
+	$(PIPELINE_PYTHON) tests/pipeline_chain.py --source '$(PIPELINE)' --simulator '$(if $(wildcard $(VENV)/installed),$(BIN)/python,)' \
+	    --out '$(or $(OUT),.pipeline)'
 
 matrix: $(VENV)/bin/python
 	$(BIN)/python tests/matrix.py --suite $(SUITE)

@@ -146,8 +146,10 @@ def search(job: tuple[str, str, int, int, bool], *, without: bool) -> dict[str, 
             "pulls": pulls, "seconds": sum(result.timings.values()), "noise_seconds": result.timings["noise"],
         }  # fmt: skip
     numbers = [name for name in tables[0].colnames if tables[0][name].dtype.kind in "fi"]
-    out["same"] = without and len(tables[0]) == len(tables[1]) and all(
-        np.array_equal(tables[0][name], tables[1][name], equal_nan=True) for name in numbers
+    out["same"] = (
+        without
+        and len(tables[0]) == len(tables[1])
+        and all(np.array_equal(tables[0][name], tables[1][name], equal_nan=True) for name in numbers)
     )
     measured = measure_noise_map(cube.data, cube.psf[len(cube.psf) // 2], cube.beam_pixels())
     true = noise_shape(shape, _rng(job))

@@ -18,11 +18,12 @@ from typing import Any
 from astropy.table import Table
 
 from casa_deepfocus import cluster
-from casa_deepfocus.casa import continuum, failures, guarded, inputs, memory, targetfolder
+from casa_deepfocus.casa import continuum, failures, guarded, inputs, targetfolder
 from casa_deepfocus.casa.measurementset import selection
 from casa_deepfocus.casa.plan import CubePlan, Programme
 from casa_deepfocus.casa.runfolder import DONE, FAILED, RunFolder
 from casa_deepfocus.errors import DeepFocusError, ParameterError
+from casa_deepfocus.reading import memory
 
 LogTo = Callable[..., None]
 
@@ -179,7 +180,14 @@ class Run:
         self.log(f"{cubes[0].target}: done, {place}")
 
 
-def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo) -> dict[str, dict[str, Any]]:
+def run(
+    programme: Programme,
+    asked: inputs.Asked,
+    folder: RunFolder,
+    log: LogTo,
+    made: Callable[[int, int, float], None] = lambda done, number, share: None,
+    imager: guarded.Imager | None = None,
+) -> dict[str, dict[str, Any]]:
     """Make and search all cubes of a programme, and put the targets' folders in place.
 
     Parameters
@@ -189,6 +197,9 @@ def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo
         `cluster` says who makes them.
     folder : RunFolder
     log : callable of a message and a priority
+    made : callable of the cubes that are done, their number, and the share of the expected time that they took
+    imager : callable, optional
+        As for `imaging.make_images`. It belongs to this process: all cubes are made here then.
 
     Returns
     -------
@@ -197,10 +208,21 @@ def run(programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo
     going = Run(programme, folder, log)
     going.start()
     if going.todo:
-        with guarded.session(WRITES, [folder.lock.fd]), makers(asked, programme) as mapped:
-            for index, outcome in mapped(partial(make, going.jobs), going.todo):
+        mapper = makers(asked, programme) if imager is None else cluster.mapper(1, None)
+        with guarded.session(WRITES, [folder.lock.fd]), mapper as mapped:
+            _tell(going, made)
+            for index, outcome in mapped(partial(make, going.jobs, imager=imager), going.todo):
                 going.take(index, outcome)
+                _tell(going, made)
     return folder.state
+
+
+def _tell(going: Run, made: Callable[[int, int, float], None]) -> None:
+    """Say how far a run is."""
+    cubes = going.programme.cubes
+    weights = [max(cube.seconds, 1.0) for cube in cubes]
+    left = sum(weights[index] for index in going.open)
+    made(len(cubes) - len(going.open), len(cubes), 1.0 - left / sum(weights))
 
 
 def makers(asked: inputs.Asked, programme: Programme) -> Any:
@@ -234,7 +256,7 @@ def workers(asked: inputs.Asked, programme: Programme) -> tuple[int, str | None]
     return max(1, min(len(os.sched_getaffinity(0)), len(made), room)), None
 
 
-def make(jobs: Mapping[int, Job], index: int) -> Outcome:
+def make(jobs: Mapping[int, Job], index: int, imager: guarded.Imager | None = None) -> Outcome:
     """Make a cube and search it, in whatever process this is."""
     job = jobs[index]
     start = time.perf_counter()
@@ -245,7 +267,7 @@ def make(jobs: Mapping[int, Job], index: int) -> Outcome:
 
     try:
         with task_sdeepfocus.titled(job.title), failures.step("make", image=job.title):
-            back = task_sdeepfocus.search(dict(job.parameters))
+            back = task_sdeepfocus.search(dict(job.parameters), imager=imager)
     except DeepFocusError as exc:
         return Outcome(" ".join(str(exc).split()), time.perf_counter() - start)
     return Outcome("", time.perf_counter() - start, len(back["sources"]), back["facts"])

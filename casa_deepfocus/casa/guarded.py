@@ -200,6 +200,10 @@ def _current() -> Worker | None:
     return worker if worker is None or worker.process.poll() is None else None
 
 
+Imager = Callable[..., Any]
+"""What is called as tclean: with its parameters, all by name."""
+
+
 def tclean(*, imagename: str, **parameters: Any) -> Any:
     """CASA's tclean, guarded; `imagename` needs a folder."""
     return call(_tclean, imagename=imagename, folder=os.path.dirname(os.path.abspath(imagename)), **parameters)

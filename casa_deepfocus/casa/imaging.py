@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from casa_deepfocus.casa import guarded, mosaics, space
 from casa_deepfocus.casa.channelgrid import MOST_BLANK, C, listed
 from casa_deepfocus.casa.grids import opened
-from casa_deepfocus.casa.guarded import tclean
+from casa_deepfocus.casa.guarded import Imager, tclean
 from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.casa.measurementset import FRAMES, told
-from casa_deepfocus.casa.memory import check_memory
 from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
 from casa_deepfocus.core.mosaic import Mosaic
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
+from casa_deepfocus.reading.memory import check_memory
 
 BEAM_FACTOR = 0.574
 """Beam over wavelength / 80th percentile of the baselines (ALMA Technical Handbook, chapter 7)."""
@@ -93,7 +93,7 @@ class Images:
     mosaic: Mosaic | None = None
 
 
-def make_images(request: Request, folder: str, log: Log) -> Images:
+def make_images(request: Request, folder: str, log: Log, imager: Imager = tclean) -> Images:
     """Image the measurement sets of a request.
 
     Parameters
@@ -102,6 +102,8 @@ def make_images(request: Request, folder: str, log: Log) -> Images:
     folder : str
         Where the images go; exists already.
     log : callable (message, priority)
+    imager : callable
+        Called as tclean, by whoever keeps account of CASA's tasks; guarded by default.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def make_images(request: Request, folder: str, log: Log) -> Images:
     )
     said = ", ".join(request.vis)
     try:
-        tclean(
+        imager(
             vis=list(request.vis), imagename=wide, niter=0, deconvolver="hogbom", restoration=True, pbcor=False,
             calcpsf=True, calcres=True, interactive=False, savemodel="none", **{**passed, "imsize": size},
         )  # fmt: skip
@@ -151,7 +153,9 @@ def make_images(request: Request, folder: str, log: Log) -> Images:
         mosaics.remove(folder, "wide.")
         if several:
             guarded.call(mask_below, f"{name}.pb", limit, folder=folder)
-        terms = mosaics.describe(request, f"{name}.image", f"{name}.psf", folder, passed, log) if mosaic else None
+        terms = None
+        if mosaic:
+            terms = mosaics.describe(request, f"{name}.image", f"{name}.psf", folder, passed, log, imager)
     except DeepFocusError:
         raise
     except Exception as exc:
@@ -315,7 +319,18 @@ def _direction(phasecenter: Any, request: Request) -> SkyCoord | None:
     text = str(phasecenter).strip()
     if text.isdigit():
         return next((f.centre for seen in request.surveys[:1] for f in seen.fields if f.number == int(text)), None)
-    words = text.split()
+    return direction(text)
+
+
+def direction(phasecenter: str) -> SkyCoord | None:
+    """The place that a text like 'J2000 15h21m57 +05d04m00' names; None where it has not this form.
+
+    Raises
+    ------
+    ParameterError
+        Where it has, and is no direction.
+    """
+    words = phasecenter.split()
     if len(words) != 3 or words[0].upper() not in FRAMES:
         return None
     me = measures()

@@ -20,14 +20,15 @@ from astropy.wcs.utils import skycoord_to_pixel
 from numpy.typing import NDArray
 
 from casa_deepfocus.casa import guarded
-from casa_deepfocus.casa.grids import celestial_wcs, frequencies, inspect, opened
-from casa_deepfocus.casa.guarded import tclean
+from casa_deepfocus.casa.grids import inspect, opened
+from casa_deepfocus.casa.guarded import Imager, tclean
 from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.casa.measurementset import Survey, main_table, selected_rows
 from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
 from casa_deepfocus.core.airy import C_MS, DISHES, airy
 from casa_deepfocus.core.mosaic import Mosaic
+from casa_deepfocus.reading.grid import celestial_wcs, frequencies
 
 ARCSEC = math.pi / 180.0 / 3600.0
 
@@ -145,7 +146,9 @@ def baselines(seen: Survey) -> dict[tuple[float, float], str]:
     return found
 
 
-def describe(request: Request, image: str, psf: str, folder: str, passed: Mapping[str, Any], log: Log) -> Mosaic:
+def describe(
+    request: Request, image: str, psf: str, folder: str, passed: Mapping[str, Any], log: Log, imager: Imager = tclean
+) -> Mosaic:  # fmt: skip
     """What the dirty image of a mosaic is a sum of; makes its PSF, `psf`.
 
     Parameters
@@ -160,6 +163,8 @@ def describe(request: Request, image: str, psf: str, folder: str, passed: Mappin
     passed : mapping
         The parameters given to tclean for a PSF: imsize is twice the field.
     log : Log
+    imager : callable
+        As for `imaging.make_images`.
     """
     template = inspect(image)
     freq = frequencies(template)[0]
@@ -174,7 +179,7 @@ def describe(request: Request, image: str, psf: str, folder: str, passed: Mappin
     sums, radial = np.zeros(len(classes)), {}
     for number, members in enumerate(classes):
         name = os.path.join(folder, f"part{number}")
-        _make_psf(name, request, [parts[index] for index in members], {**passed, **chosen})
+        _make_psf(name, request, [parts[index] for index in members], {**passed, **chosen}, imager)
         sums[number] = _sum(f"{name}.sumwt")
         if sums[number] > 0:
             planes[number] = _plane(f"{name}.psf")
@@ -192,7 +197,7 @@ def describe(request: Request, image: str, psf: str, folder: str, passed: Mappin
         guarded.call(put_plane, psf, mean, folder=folder)
     else:
         whole = os.path.join(folder, "whole")
-        _run(whole, request, {**passed, "vis": list(request.vis)})
+        _run(whole, {**passed, "vis": list(request.vis)}, imager)
         os.rename(f"{whole}.psf", psf)
         # With densities of their own the pointings' mean is not the PSF of the joint density.
         step = mean - _plane(psf, middle)
@@ -273,7 +278,9 @@ def _by_field(seen: Survey) -> dict[int, tuple[NDArray, NDArray]]:
     return {int(field): (time[fields == field], weight[good & (fields == field)]) for field in np.unique(fields)}
 
 
-def _make_psf(name: str, request: Request, parts: Sequence[Term], passed: dict[str, Any]) -> None:
+def _make_psf(
+    name: str, request: Request, parts: Sequence[Term], passed: dict[str, Any], imager: Imager
+) -> None:  # fmt: skip
     """The PSF of some terms with one pair of dish sizes."""
     numbers = sorted({number for part in parts for number in part.fields})
     values = dict(passed)
@@ -288,13 +295,13 @@ def _make_psf(name: str, request: Request, parts: Sequence[Term], passed: dict[s
     antennas = [next(part.antennas[number] for part in parts if number in part.antennas) for number in numbers]
     if any(antennas):
         values["antenna"] = antennas
-    _run(name, request, values)
+    _run(name, values, imager)
 
 
-def _run(name: str, request: Request, values: Mapping[str, Any]) -> None:
+def _run(name: str, values: Mapping[str, Any], imager: Imager) -> None:
     """tclean of a PSF alone."""
     own = {**values, "gridder": "standard", "pblimit": NO_LIMIT, "normtype": "flatnoise", "usepointing": False}
-    tclean(
+    imager(
         imagename=name, niter=0, deconvolver="hogbom", restoration=False, pbcor=False, calcpsf=True, calcres=False,
         interactive=False, savemodel="none", **own,
     )  # fmt: skip

@@ -75,15 +75,12 @@ def profile_transforms(
         whole = gaussian_transform(shape, x, y, covariance)
         return whole, whole
     fluxes, variances = PARTS[profile]
-    parts = [
-        np.float32(flux) * gaussian_transform(shape, x, y, variance * covariance)
-        for flux, variance in zip(fluxes, variances, strict=True)
-    ]
-    whole = np.sum(parts, axis=0, dtype=np.complex64)
-    slope = np.sum(
-        [np.float32(variance) * part for variance, part in zip(variances, parts, strict=True)], axis=0,
-        dtype=np.complex64,
-    )  # fmt: skip
+    whole = np.zeros((shape[0], shape[1] // 2 + 1), np.complex64)
+    slope = np.zeros_like(whole)
+    for flux, variance in zip(fluxes, variances, strict=True):
+        part = np.float32(flux) * gaussian_transform(shape, x, y, variance * covariance)
+        whole += part
+        slope += np.float32(variance) * part
     return whole, slope
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -63,6 +64,7 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     return Result(
         table, search.probability, mask, first.image, noise, details, dict(clock.seconds), dict(search.counts),
         None if search.noise_map is None else search.noise_map.image,
+        [scaled(component, search.noise_at(component.x, component.y)) for component in search.components],
     )  # fmt: skip
 
 
@@ -73,6 +75,11 @@ def _undo_map(table: Table, noise: Sequence[float]) -> None:
             table[name] *= np.asarray(noise)
 
 
+def scaled(component: Component, factor: float) -> Component:
+    """A component with its fluxes multiplied."""
+    return replace(component, amp=component.amp * factor, cont=component.cont * factor, slope=component.slope * factor)
+
+
 def in_units(result: Result, unit: float) -> None:
     """Multiply every flux of a result with the unit of the data that it was found in [Jy/beam], in place."""
     table = result.catalogue
@@ -81,6 +88,7 @@ def in_units(result: Result, unit: float) -> None:
             table[name] *= unit
     table.meta["noise"] *= unit
     result.noise = result.noise * unit
+    result.components = [scaled(component, unit) for component in result.components]
     for detail in result.details:
         for image in (detail.focused, detail.spectrum, detail.model):
             image *= np.float32(unit)
