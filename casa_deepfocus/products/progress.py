@@ -12,37 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
-PAINTER = r"""
-import os, select, signal, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-start, text, total, data = time.monotonic(), "", 0.0, b""
-def clock(seconds):
-    return "%d:%02d" % divmod(int(seconds), 60)
-def paint():
-    passed = time.monotonic() - start
-    left = ", about %s left" % clock(total - passed) if total > passed else ""
-    line = "sdeepfocus: %s  [%s%s]" % (text, clock(passed), left)
-    try:
-        width = os.get_terminal_size(2).columns or 80
-    except OSError:
-        width = 80
-    os.write(2, ("\r" + line[: max(width - 1, 1)] + "\x1b[K").encode())
-while True:
-    ready, _, _ = select.select([0], [], [], 1.0)
-    if ready:
-        read = os.read(0, 4096)
-        if not read:
-            break
-        data += read
-        *done, data = data.split(b"\n")
-        for line in done:
-            seconds, _, text = line.decode(errors="replace").partition(" ")
-            total = float(seconds)
-    paint()
-os.write(2, b"\r\x1b[K")
-"""
-"""The painter: lines of 'expected seconds in all' and the text come in, the line goes to the terminal every second."""
+PAINTER = Path(__file__).with_name("painter.py")
+"""Run as a file: importing the package would take a second in which nothing is seen."""
 
 LEAST_SHARE = 0.02
 """Share of the work from which on the time that it has taken tells how long the rest will take."""
@@ -126,6 +99,6 @@ def line() -> Iterator[Line]:
 
 def _painter() -> subprocess.Popen[bytes] | None:
     try:
-        return subprocess.Popen([sys.executable, "-I", "-S", "-c", PAINTER], stdin=subprocess.PIPE)
+        return subprocess.Popen([sys.executable, "-I", "-S", str(PAINTER)], stdin=subprocess.PIPE)
     except OSError:
         return None
