@@ -1,6 +1,7 @@
 """casa_deepfocus: find and characterise sources in dirty interferometric cubes, without CLEAN.
 
-``from casa_deepfocus import sdeepfocus`` gives the CASA task. Importing the package itself
+``from casa_deepfocus import sdeepfocus`` gives the CASA task, ``casa_deepfocus.find`` the search of arrays
+without CASA. Importing the package itself
 loads neither CASA nor onnxruntime nor astropy.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "sdeepfocus"]
+__all__ = ["__version__", "find", "sdeepfocus"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from casa_deepfocus.casa.tasks import sdeepfocus
 
         return sdeepfocus
+    if name == "find":
+        from casa_deepfocus.standalone import find
+
+        return find
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

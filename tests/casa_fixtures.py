@@ -283,7 +283,7 @@ def make_result(cube: Cube) -> Result:
             row |= {"continuum": source.continuum, "continuum_err": 2e-4, "continuum_slope": 0.0}
         rows.append(row)
     table = Table(rows=rows, names=[name for name, *_ in COLUMNS])
-    table.meta.update(frame=cube.frame, radesys="FK5", nchan=nchan)
+    table.meta.update(frame=cube.frame, radesys="FK5", nchan=nchan, restfreq=cube.restfreq, noise=1.5e-4)
     mask = np.zeros(cube.data.shape, dtype=bool)
     details = []
     for row, source in zip(table, TRUTH, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa.companions import SCHEMES, find_companion, stem_of  # noqa: E402
+from casa_deepfocus.reading.companions import SCHEMES, find_companion, stem_of  # noqa: E402
 
 pytestmark = pytest.mark.casa
 

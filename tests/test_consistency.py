@@ -18,7 +18,9 @@ from casa_deepfocus.core.psf import gaussian_psf, place_psf
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa import consistency, images, inputs, memory, responses  # noqa: E402
+from casa_deepfocus.casa import images, inputs  # noqa: E402
+from casa_deepfocus.reading import consistency, memory, responses  # noqa: E402
+from casa_deepfocus.reading import cube as reading  # noqa: E402
 
 pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]
@@ -475,7 +477,7 @@ def test_too_little_memory_is_said_before_a_pixel_is_read_and_the_advice_helps(t
     fewer = memory.needed_memory(NCHAN - 3, 48, 64, (NCHAN, 48, 64))
     monkeypatch.setattr(memory, "available_memory", lambda: (whole + fewer) // 2)
     with monkeypatch.context() as patch:
-        patch.setattr(images, "_planes", lambda *_, **__: pytest.fail("pixels were read"))
+        patch.setattr(reading, "_planes", lambda *_, **__: pytest.fail("pixels were read"))
         refused(DataError, "GiB", "imsubimage", "chans='0~", imagename=name)
     with pytest.raises(DataError, match="chans='0~"):
         inputs.check({"imagename": name})

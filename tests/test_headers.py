@@ -20,6 +20,7 @@ pytest.importorskip("casatools")
 from casatools import coordsys  # noqa: E402
 
 from casa_deepfocus.casa import grids, images  # noqa: E402
+from casa_deepfocus.reading import grid  # noqa: E402
 
 pytestmark = pytest.mark.casa
 
@@ -101,11 +102,11 @@ def test_positions_are_those_of_the_header_and_of_casa(tmp_path, projection, for
                   "CD2_2": dy * cos}  # fmt: skip
     truth = raw_places(write(tmp_path / "x.fits", cards))
     template = grids.inspect(str(tmp_path / "x.fits"))
-    grids.check_usable(template)
-    ours = grids.celestial_wcs(template).wcs_pix2world(PLACES, 0)
+    grid.check_usable(template)
+    ours = grid.celestial_wcs(template).wcs_pix2world(PLACES, 0)
     assert apart(ours, truth) < 1e-6
     assert apart(casas_place(template, PLACES), truth) < 1e-4 * cell
-    assert grids.cell_size(template) == pytest.approx(cell, rel=1e-9)
+    assert grid.cell_size(template) == pytest.approx(cell, rel=1e-9)
 
 
 @pytest.mark.parametrize("rotation", [0.5, 30.0, 200.0])

@@ -14,6 +14,7 @@ from casa_deepfocus.errors import DataError, ParameterError
 
 pytest.importorskip("casatools")
 from casa_deepfocus.casa import images  # noqa: E402
+from casa_deepfocus.reading import companions  # noqa: E402
 
 pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]
@@ -261,8 +262,8 @@ def test_a_psf_centred_by_another_convention_is_moved(tiny_images, tiny_fits, tm
 def test_companions_are_found_by_name_and_must_fit(tiny_images, tiny_fits, tmp_path):
     for name in ("a.b.image", "a.b.dirty.fits", "a.b.residual", "a.b"):
         (tmp_path / "a.b.psf.fits").touch()
-        assert images.find_companion(str(tmp_path / name), "psf") == str(tmp_path / "a.b.psf.fits")
-    assert images.find_companion(str(tmp_path / "other.image"), "psf") == ""
+        assert companions.find_companion(str(tmp_path / name), "psf") == str(tmp_path / "a.b.psf.fits")
+    assert companions.find_companion(str(tmp_path / "other.image"), "psf") == ""
     with pytest.raises(DataError, match="channels"):
         images.read_cube(str(tiny_fits), psf=_one_channel(tiny_images, tmp_path, "psf", 3))
     with pytest.raises(ParameterError, match="pb="):

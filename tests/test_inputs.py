@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from casa_deepfocus import params
 from casa_deepfocus.errors import DataError, ParameterError, ProductError
 
 pytest.importorskip("casatools")
@@ -166,3 +167,20 @@ def test_folders_that_cannot_be_written(tiny_images):
     refused(ProductError, "nowhere", "does not exist", imagename=image, outfile="nowhere/x")
     refused(ParameterError, "outfile=", "prefix", imagename=image, outfile="here/")
     refused(ProductError, "/proc", "nothing can be written", imagename=image, outfile="/proc/x")
+
+
+@pytest.mark.parametrize("parameter", [p for p in params.sdeepfocus().parameters if p.minimum or p.maximum])
+def test_the_ranges_of_the_xml_are_those_of_the_checks(parameter):
+    """What `inp` shows in red is what the task refuses, and the other way round."""
+    for limit, beyond in ((parameter.minimum, -1.0), (parameter.maximum, 1.0)):
+        if limit is None:
+            continue
+        assert inputs.read({"imagename": "x.fits", parameter.name: limit}).values[parameter.name] == limit
+        with pytest.raises(ParameterError, match=parameter.name):
+            inputs.read({"imagename": "x.fits", parameter.name: limit + beyond * 1e-6 * max(abs(limit), 1.0)})
+
+
+@pytest.mark.parametrize("value", ["CO", "1.4 km/s", -1.0, ["nothing"]])
+def test_a_rest_frequency_is_a_frequency(value):
+    with pytest.raises(ParameterError, match="restfreq"):
+        inputs.read({"imagename": "x.fits", "restfreq": value})

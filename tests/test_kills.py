@@ -16,6 +16,7 @@ from outfile_fixtures import make_product  # noqa: E402
 
 from benchmarks import kills  # noqa: E402
 from casa_deepfocus.casa import outfiles  # noqa: E402
+from casa_deepfocus.products import marks  # noqa: E402
 
 pytestmark = pytest.mark.casa
 
@@ -24,7 +25,7 @@ def products(folder: Path, text: str) -> None:
     for ending in outfiles.SUFFIXES:
         make_product(folder / f"out{ending}", text)
     (folder / "out.mask" / "table.f0_TSM0").write_bytes(np.zeros(10**5, np.uint8).tobytes())
-    Table({"x": [1.0]}, meta={"software": outfiles.SOFTWARE}).write(folder / "out.cat.ecsv", overwrite=True)
+    Table({"x": [1.0]}, meta={"software": marks.SOFTWARE}).write(folder / "out.cat.ecsv", overwrite=True)
 
 
 def test_old_new_and_every_mixture_is_told(tmp_path):

@@ -15,7 +15,7 @@ from casa_deepfocus.errors import ParameterError, ProductError
 pytest.importorskip("casatools")
 from outfile_fixtures import make_product  # noqa: E402
 
-from casa_deepfocus.casa import images, inputs, outfiles, products, report  # noqa: E402
+from casa_deepfocus.casa import images, inputs, outfiles, products  # noqa: E402
 
 pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]
@@ -47,7 +47,6 @@ def test_every_product_says_whose_it_is(image, tmp_path):
     cube, template = images.read_cube(image)
     result = make_result(cube)
     products.write_all(tmp_path, "out", result, cube, template)
-    report.write(tmp_path / "out", result, cube, inputs.check({"imagename": image}))
     outfiles.mark(tmp_path)
     assert all(outfiles.ours(f"out{ending}") for ending in outfiles.SUFFIXES)
     assert inputs.check({"imagename": image, "outfile": "out", "overwrite": True}).overwrite

@@ -129,7 +129,7 @@ def test_refined_from_a_beam_away(spoiled):
 @pytest.fixture(scope="module")
 def searched(spoiled):
     said: list[str] = []
-    return run(spoiled, FilterNetworks(), log=said.append), said
+    return run(spoiled, FilterNetworks(), log=lambda text, priority="INFO": said.append(text)), said
 
 
 def test_the_search_sees_the_source_inside_only(searched):
@@ -190,7 +190,7 @@ def test_a_continuum_must_exceed_sidelobes_that_are_not_known(spoiled):
 
 def test_a_clean_cube_says_nothing_of_it():
     said: list[str] = []
-    result = run(observe([INSIDE]), FilterNetworks(), log=said.append)
+    result = run(observe([INSIDE]), FilterNetworks(), log=lambda text, priority="INFO": said.append(text))
     assert "outside" not in result.catalogue.meta and not any("outside" in text for text in said)
 
 

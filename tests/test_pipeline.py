@@ -128,10 +128,11 @@ def test_wrong_gains_make_no_sources(monkeypatch):
         sky, Coverage(), Grid(npix=128, nchan=24), NOISE, np.random.default_rng(2), defects=gains
     )  # fmt: skip
     told: list[str] = []
-    table = run(wrong, FilterNetworks(), log=told.append).catalogue
+    table = run(wrong, FilterNetworks(), log=lambda text, priority="INFO": told.append(text)).catalogue
     assert [round(value) for value in sorted(table["x"])] == [40, 70]
     assert type(table.meta["dynamic_range_floor"]) is float, "plain, as files of meta need it"
     assert table.meta["dynamic_range_floor"] > 1.3 and any(text.startswith("dynamic range") for text in told)
+    assert "times the noise" in table.meta["residual"] and any("is not noise" in text for text in told)
     monkeypatch.setattr(Search, "measure_floor", lambda self: None)
     assert len(run(wrong, FilterNetworks()).catalogue) > 2, "the gains' errors are there to be seen"
 

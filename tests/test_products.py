@@ -19,9 +19,14 @@ from casa_deepfocus import pipeline
 from casa_deepfocus.core.cube import C_KMS
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa import images, inputs, products, report  # noqa: E402
+from casa_deepfocus.casa import images, products  # noqa: E402
+from casa_deepfocus.products import fitsimages, report, tables, velocity  # noqa: E402
+from casa_deepfocus.products import regions as regions_of  # noqa: E402
 
 pytestmark = pytest.mark.casa
+
+REST = FREQ0 + 3.5 * CHAN_WIDTH
+"""Rest frequency [Hz] of the velocities."""
 pytest_plugins = ["casa_fixtures"]
 
 
@@ -31,9 +36,8 @@ def written_once(tiny_images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("products")
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = make_result(cube)
-    products.write_all(folder, "out", result, cube, template, ("sdeepfocus(test)",))
-    request = inputs.check({"imagename": f"{tiny_images}.image", "outfile": str(folder / "x")})
-    report.write(folder / "out", result, cube, request)
+    tables.complete(result.catalogue, cube.frame, REST)
+    products.write_all(folder, "out", result, cube, template, report.Run(("tiny.image",), call="sdeepfocus(test)"))
     return folder, result, cube
 
 
@@ -81,7 +85,7 @@ def test_regions_are_read_by_casa_and_select_the_line(written, tiny_images):
         assert (stats["blc"][3], stats["trc"][3]) == (row["chan0"], row["chan1"])
         assert np.isfinite(stats["flux"][0])
         box = stats["trc"][:2] - stats["blc"][:2]
-        maj, minor, _ = (v[row.index] for v in products.observed_shapes(result.catalogue, cube))
+        maj, minor, _ = (v[row.index] for v in regions_of.observed_shapes(result.catalogue, cube))
         assert 2 * minor / cube.cell - 2 <= box.min() and box.max() <= 2 * maj / cube.cell + 2
 
 
@@ -100,7 +104,7 @@ def test_an_ellipse_is_turned_as_the_source_is(written, tiny_images):
     prefix, result, cube = written
     table = result.catalogue[:1].copy()
     table["fwhm_maj"], table["fwhm_min"], table["pa"] = 12.0, 0.0, 40.0
-    Path("one.crtf").write_text(products.crtf(table, cube))
+    Path("one.crtf").write_text(regions_of.crtf(table, cube))
     from casatasks import imsubimage
 
     imsubimage(f"{tiny_images}.image", outfile="one.image", region="one.crtf")
@@ -119,7 +123,7 @@ def test_regions_are_read_by_the_regions_package(written):
     regions = pytest.importorskip("regions")
     prefix, result, cube = written
     parsed = regions.Regions.read(f"{prefix}.crtf", format="crtf")
-    maj, minor, pa = products.observed_shapes(result.catalogue, cube)
+    maj, minor, pa = regions_of.observed_shapes(result.catalogue, cube)
     assert len(parsed) == len(TRUTH)
     for number, (region, source) in enumerate(zip(parsed, TRUTH, strict=True)):
         assert region.center.separation(SkyCoord(*source.radec, unit="deg", frame="fk5")).arcsec < 0.01
@@ -214,7 +218,10 @@ def test_the_report_stands_alone(written):
     prefix, _, _ = written
     page = Path(f"{prefix}.html").read_text()
     assert page.count("data:image/png;base64,") == 2 + len(TRUTH)
-    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert not re.search(r"src=\"(?!data:)", page)
+    links = re.findall(r"href=\"([^\"#]+)\"", page)
+    assert links and all((prefix.parent / link).exists() for link in links), "the files beside it, and nothing else"
+    assert page.count('scope="row"') > len(TRUTH) and 'alt=""' not in page and page.count("alt=") == page.count("<img")
     assert all(f">{name}</a>" in page for name in ("S1", "S2", "S3"))
     assert "3 sources: 2 with a line, 1 in the continuum only" in page
     assert Path(f"{prefix}.png").read_bytes()[:4] == b"\x89PNG"
@@ -223,9 +230,11 @@ def test_the_report_stands_alone(written):
 def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = without_sources(make_result(cube))
+    tables.complete(result.catalogue, cube.frame, REST)
     products.write_all(tmp_path, "none", result, cube, template)
-    report.write(tmp_path / "none", result, cube, inputs.check({"imagename": f"{tiny_images}.image"}))
-    endings = (".cat.ecsv", ".cat.vot", ".html", ".mask", ".noise", ".png", ".prob")
+    endings = (
+        ".cat.ecsv", ".cat.vot", ".html", ".json", ".mask", ".model", ".noise", ".png", ".prob", ".residual"
+    )  # fmt: skip
     assert names(tmp_path) == [f"none{ending}" for ending in endings]
     for suffix, kind in ((".cat.ecsv", "ascii.ecsv"), (".cat.vot", "votable")):
         table = Table.read(f"none{suffix}", format=kind)
@@ -241,13 +250,13 @@ def test_results_without_errors_are_written_too(tiny_images, tmp_path, flow):
     cube, template = images.read_cube(f"{tiny_images}.image")
     result = pipeline.run(cube, PaperFilters(flow=flow))
     assert len(result.catalogue) > 0
+    tables.complete(result.catalogue, cube.frame, REST)
     products.write_all(tmp_path, "out", result, cube, template)
-    report.write(tmp_path / "out", result, cube, inputs.check({"imagename": f"{tiny_images}.image"}))
     assert {"out.crtf", "out.cl", "out.mask", "out.html"} <= set(names(tmp_path))
     table = Table.read("out.cat.ecsv", format="ascii.ecsv")
     assert table.colnames == result.catalogue.colnames and np.isnan(table["x_err"]).all()
     assert ">nan<" not in Path("out.html").read_text()
-    assert all("nan" not in line for line in products.summary(result.catalogue)[:1])
+    assert all("nan" not in line for line in tables.summary(result.catalogue)[:1])
 
 
 def test_products_of_a_fits_input_are_casa_images_on_its_grid(tiny_images, tmp_path):
@@ -261,15 +270,71 @@ def test_products_of_a_fits_input_are_casa_images_on_its_grid(tiny_images, tmp_p
 
 def test_the_summary_has_a_line_for_every_source(written):
     _, result, _ = written
-    lines = products.summary(result.catalogue)
+    lines = tables.summary(result.catalogue)
     assert len(lines) == 2 + len(TRUTH) and "10:00:00.000" in lines[2] and "unresolved" in lines[3]
-    assert lines[3].split()[5] == "-", "a source without continuum shows none"
-    assert "more in the catalogue" in products.summary(result.catalogue, limit=1)[-1]
+    cells = dict(zip(re.split(r" {2,}", lines[0].strip()), re.split(r" {2,}", lines[3].strip()), strict=False))
+    assert cells["continuum"] == "-" and cells["size"] == "point", "a source without continuum shows none"
+    assert "more in the catalogue" in tables.summary(result.catalogue, limit=1)[-1]
+    narrow = tables.summary(result.catalogue, width=80)
+    assert max(map(len, narrow)) <= 100 and "line flux" in narrow[0] and "flags" not in narrow[0]
+
+
+def test_errors_set_the_digits():
+    assert tables.with_error(1.23456, 0.0123) == "1.235+-0.012"
+    assert tables.with_error(1234.5, 67.0) == "1234+-67" and tables.with_error(1.5, float("nan")) == "1.5"
+    assert tables.with_error(float("nan"), 1.0) == "-"
+
+
+def test_ds9_reads_the_same_ellipses_as_casa(written):
+    regions = pytest.importorskip("regions")
+    prefix, result, cube = written
+    parsed = regions.Regions.read(f"{prefix}.reg", format="ds9")
+    maj, minor, pa = regions_of.observed_shapes(result.catalogue, cube)
+    assert len(parsed) == len(TRUTH)
+    for number, (region, row) in enumerate(zip(parsed, result.catalogue, strict=True)):
+        assert region.center.separation(SkyCoord(row["ra"], row["dec"], unit="deg", frame="fk5")).arcsec < 1e-3
+        assert region.width.to_value("arcsec") == pytest.approx(2 * maj[number], rel=1e-5)
+        assert region.height.to_value("arcsec") == pytest.approx(2 * minor[number], rel=1e-5)
+        turn = np.deg2rad(region.angle.to_value("deg") - 90.0 - pa[number])
+        assert np.sin(turn) == pytest.approx(0.0, abs=1e-5)
+        assert str(row["name"]) in region.meta["text"] and region.meta["text"].startswith(str(number + 1))
+
+
+def test_velocities_are_those_of_astropy(written):
+    _, result, _ = written
+    table = result.catalogue
+    line = np.isfinite(table["freq"])
+    expected = (np.asarray(table["freq"][line]) * u.Hz).to_value(u.km / u.s, u.doppler_radio(REST * u.Hz))
+    np.testing.assert_allclose(np.asarray(table["velocity"])[line], expected, rtol=1e-9, atol=1e-9)
+    assert np.isnan(np.asarray(table["velocity"])[~line]).all()
+    optical = velocity.velocity(table["freq"][line], REST, "optical")
+    np.testing.assert_allclose(optical, C_KMS * (REST / np.asarray(table["freq"][line]) - 1.0), rtol=1e-9, atol=1e-6)
+
+
+def test_every_column_of_the_votable_is_described(written):
+    from astropy.io.votable import parse
+
+    prefix, result, _ = written
+    fields = parse(f"{prefix}.cat.vot", verify="exception").get_first_table().fields
+    assert [field.name for field in fields] == result.catalogue.colnames and len(result.catalogue)
+    assert all(field.description for field in fields)
+    assert {field.name: field.ucd for field in fields}["ra"] == "pos.eq.ra;meta.main"
+
+
+def test_model_and_residual_make_up_the_image(written, tiny_images):
+    prefix, _, cube = written
+    planes = []
+    for kind in ("model", "residual"):
+        with images.opened(f"{prefix}.{kind}") as ia:
+            assert ia.brightnessunit() == "Jy/beam"
+            planes.append(np.asarray(ia.getchunk())[:, :, 0].transpose(2, 1, 0))
+    good = np.isfinite(cube.data)
+    np.testing.assert_allclose((planes[0] + planes[1])[good], cube.data[good], atol=1e-6)
 
 
 def test_sexagesimal_carries():
-    assert products.sexagesimal(359.9999999999, -0.0000000001) == ("00:00:00.000", "-00:00:00.00")
-    assert products.sexagesimal(231.0 - 1e-9, 59.9999999999) == ("15:24:00.000", "+60:00:00.00")
+    assert tables.sexagesimal(359.9999999999, -0.0000000001) == ("00:00:00.000", "-00:00:00.00")
+    assert tables.sexagesimal(231.0 - 1e-9, 59.9999999999) == ("15:24:00.000", "+60:00:00.00")
 
 
 def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
@@ -279,7 +344,7 @@ def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
     from casatools import regionmanager
 
     _, result, cube = written
-    text = products.crtf(result.catalogue, replace(cube, frame=""))
+    text = regions_of.crtf(result.catalogue, replace(cube, frame=""))
     assert "frame=" not in text and "range=" in text
     fits.PrimaryHDU(np.zeros((8, 48, 64), "f4"), fits.Header([
         ("CTYPE1", "RA---SIN"), ("CRVAL1", 150.0), ("CRPIX1", 33.0), ("CDELT1", -0.5 / 3600), ("CTYPE2", "DEC--SIN"),
@@ -305,5 +370,5 @@ def test_the_noise_is_an_image(written):
     assert unit == "Jy/beam" and plane.shape == cube.shape
     np.testing.assert_allclose(plane, np.nanmedian(result.noise), rtol=1e-6)
     ramp = np.tile(np.linspace(0.5, 2.0, cube.shape[1], dtype=np.float32), (cube.shape[0], 1))
-    varying = products.noise_image(replace(result, noise_map=ramp))
+    varying = fitsimages.noise_image(replace(result, noise_map=ramp))
     np.testing.assert_allclose(varying, np.nanmedian(result.noise) * ramp, rtol=1e-6)

@@ -69,7 +69,7 @@ def test_plain_task_takes_the_default_of_the_rule(plain: taskbuilder.Task) -> No
     [
         ({"mode": "lines"}, r"mode='lines': is not allowed. Use one of 'both', 'line', 'continuum'"),
         ({"device": "gpu"}, r"device='gpu': is not allowed. Use one of 'auto', 'cpu', 'cuda'"),
-        ({"minsnr": -1.0}, r"minsnr=-1.0: is outside \[0.0, inf\]"),
+        ({"minsnr": -1.0}, r"minsnr=-1.0: is outside \[0.1, inf\]"),
         ({"minsnr": "5"}, r"minsnr='5': has the wrong type. Give a number"),
         ({"overwrite": "yes"}, r"overwrite='yes': has the wrong type. Give True or False"),
         ({"vis": 3}, r"vis=3: has the wrong type. Give a path or a list of paths"),
@@ -122,7 +122,7 @@ def test_saved_files_hold_plain_values(names: dict[str, Any], shell: shelltask.S
 def test_help_and_class_attributes(plain: taskbuilder.Task) -> None:
     text = type(plain).__doc__ or ""
     assert all(name in text for name in SPEC.names)
-    assert plain._info_group_ == "imaging, analysis"
+    assert plain._info_group_ == "imaging"
     assert plain._info_desc_ == SPEC.short
 
 
@@ -267,6 +267,7 @@ def test_shell_from_a_fresh_home(fresh_home: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     for text in ("CALL {'vis': 'x.ms'}", "# sdeepfocus -- ", "GO {'vis': 'y.ms'}", "DEFAULT False", "TGET y.ms"):
         assert text in run.stdout
+    assert run.stdout.count("sdeepfocus : Find and measure") == 1, "taskhelp lists the task once"
     assert "Extra tasks" in run.stdout and "parameter descriptions" in run.stdout
     assert not (fresh_home / ".casa" / "data").exists()
 

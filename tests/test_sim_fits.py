@@ -18,7 +18,7 @@ from astropy.wcs import WCS
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import gaussian_image
 from casa_deepfocus.core.psf import gaussian_psf
-from casa_deepfocus.errors import DataError, ProductError
+from casa_deepfocus.errors import DataError, ParameterError, ProductError
 from sim.fits import cube_header, read_cube, write_cube
 
 NCHAN, NY, NX, CELL = 5, 24, 32, 0.36
@@ -175,12 +175,12 @@ def test_the_task_takes_a_generated_folder(cube: Cube, tmp_path: Path, monkeypat
 
 
 def archive(cube: Cube, path: Path, axes: str, **cards: object) -> Path:
-    """An image as archives keep them: extra axes in any order, 4 Stokes planes of which I is the third."""
+    """An image as archives keep them: extra axes in any order, 3 Stokes planes of which I is the third."""
     header = cube_header(cube, cube.shape, "Jy/beam")
     keys = ("CTYPE", "CRPIX", "CRVAL", "CDELT", "CUNIT")
     own = {axis: {key: header[f"{key}{axis}"] for key in keys} for axis in (1, 2, 3)}
-    data = cube.data[None] * np.array([-2.0, -1.0, 1.0, 2.0], np.float32)[:, None, None, None]
-    stokes = {"CTYPE": "STOKES", "CRPIX": 3.0, "CRVAL": 1.0, "CDELT": 1.0, "CUNIT": ""}
+    data = cube.data[None] * np.array([-2.0, -1.0, 1.0], np.float32)[:, None, None, None]
+    stokes = {"CTYPE": "STOKES", "CRPIX": 3.0, "CRVAL": 1.0, "CDELT": -1.0, "CUNIT": ""}
     kinds = {"x": (own[1], 3), "y": (own[2], 2), "f": (own[3], 1), "s": (stokes, 0)}
     for number, axis in enumerate(axes, 1):
         for key, value in kinds[axis][0].items():
@@ -222,7 +222,7 @@ def test_a_continuum_image_and_a_beam_from_the_psf(cube: Cube, tmp_path: Path) -
     header = cube.wcs.to_header()
     header["BUNIT"] = "Jy/beam"
     fits.writeto(tmp_path / "dirty.fits", cube.data[0], header)
-    with pytest.raises(DataError, match="neither a beam in its header nor a PSF"):
+    with pytest.raises(DataError, match="neither a restoring beam in its header nor a PSF"):
         read_cube(tmp_path / "dirty.fits")
     fits.writeto(tmp_path / "psf.fits", cube.psf[0], cube_header(cube, cube.psf.shape[1:], ""))
     back = read_cube(tmp_path)
@@ -252,9 +252,9 @@ def edit(path: Path, **cards: object) -> None:
     [
         ("dirty", {"BUNIT": "K"}, "in 'K'; an image in Jy/beam"),
         ("dirty", {"CTYPE1": "OFFSET", "CTYPE2": "OTHER"}, "no sky axes"),
-        ("dirty", {"CDELT1": -2e-4}, "must be square"),
-        ("dirty", {"CDELT1": 1e-4, "CDELT2": 1e-4}, "rotated or mirrored"),
-        ("dirty", {"CTYPE3": "VOPT", "CUNIT3": "m/s"}, "of type 'VOPT'"),
+        ("dirty", {"CDELT1": -2e-4}, "not square"),
+        ("dirty", {"CDELT1": 1e-4, "CDELT2": 1e-4}, "not at the image's place on the sky"),
+        ("dirty", {"CTYPE3": "VOPT", "CUNIT3": "m/s"}, "the pb .* has 5 channels, 230.6"),
         ("psf", {"CDELT1": -2e-4, "CDELT2": 2e-4}, "pixels of 0.72 arcsec, the image 0.36"),
     ],
 )
@@ -272,22 +272,22 @@ def test_images_that_do_not_fit(cube: Cube, tmp_path: Path) -> None:
     )
     write_cube(short, tmp_path / "short")
     dirty = tmp_path / "field" / "dirty.fits"
-    with pytest.raises(DataError, match="psf.fits has 3 channels, the image 5"):
+    with pytest.raises(DataError, match="psf.fits' has 3 channels, .* the image 5"):
         read_cube(dirty, psf=tmp_path / "short" / "psf.fits")
-    with pytest.raises(DataError, match=r"pb.fits has \(3, 24, 32\) pixels"):
+    with pytest.raises(ParameterError, match=r"has 3 x 24 x 32 pixels \(chan, y, x\), the image 5 x 24 x 32"):
         read_cube(dirty, pb=tmp_path / "short" / "pb.fits")
-    with pytest.raises(DataError, match="no peak in its middle"):
+    with pytest.raises(ParameterError, match="is the same file as imagename"):
         read_cube(dirty, psf=tmp_path / "field" / "dirty.fits")
     (tmp_path / "text.fits").write_text("no FITS")
     for path in (tmp_path / "text.fits", tmp_path / "nothing.fits"):
-        with pytest.raises(DataError, match="cannot be read as FITS"):
+        with pytest.raises(DataError, match="is no FITS file"):
             read_cube(path)
     dirty.write_bytes(dirty.read_bytes()[:6000])
-    with pytest.raises(DataError, match="cannot be read as FITS"):
+    with pytest.raises(DataError, match="is damaged or ends too early"):
         read_cube(tmp_path / "field")
     fits.HDUList([fits.PrimaryHDU()]).writeto(tmp_path / "empty.fits")
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="without an image"):
         read_cube(tmp_path / "empty.fits")
-    shifted = archive(cube, tmp_path / "quv.fits", "xysf", CRVAL3=-8.0)
-    with pytest.raises(DataError, match="no plane of Stokes I"):
+    shifted = archive(cube, tmp_path / "quv.fits", "xysf", CRVAL3=2.0)
+    with pytest.raises(DataError, match="and no I"):
         read_cube(shifted)

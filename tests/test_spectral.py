@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from casa_deepfocus.errors import DataError
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa.fitsfiles import FitsImage  # noqa: E402
-from casa_deepfocus.casa.spectral import REGULAR, Spectrum, check_regular, spectrum_of  # noqa: E402
+from casa_deepfocus.reading.fitsfiles import FitsImage  # noqa: E402
+from casa_deepfocus.reading.spectral import REGULAR, Spectrum, check_regular, spectrum_of  # noqa: E402
 
 pytestmark = pytest.mark.casa
 

@@ -14,9 +14,10 @@ from target_fixtures import cube, row, sized
 from casa_deepfocus.core.crossmatch import merge, write_tables
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa import outfiles, sketch, targetreport  # noqa: E402
+from casa_deepfocus.casa import sketch, targetreport  # noqa: E402
 from casa_deepfocus.casa.sketch import Measured, Spectrum  # noqa: E402
 from casa_deepfocus.casa.targetreport import CubeSummary, Picture, TargetPage  # noqa: E402
+from casa_deepfocus.products import marks  # noqa: E402
 
 pytestmark = pytest.mark.casa
 
@@ -98,7 +99,7 @@ def test_a_target_has_its_tables_picture_spectra_and_links(tmp_path):
     assert page.tags.count("svg") == 3 * 3 and page.source.count("data:image/png;base64,") == 1
     # 0.9 and 1.1 mJy at 90 and 110 GHz.
     assert "1.00 ± 0.0" in page.text and "2 of 2" in page.text and ">nan<" not in page.source
-    assert f'name="generator" content="{outfiles.SOFTWARE}"' in page.source
+    assert f'name="generator" content="{marks.SOFTWARE}"' in page.source
 
 
 def test_windows_are_in_the_order_of_their_numbers(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import pickle
 import shutil
 import signal
 from pathlib import Path
@@ -14,12 +16,14 @@ from astropy.table import Table
 from casa_fixtures import TRUTH, make_result, without_sources
 
 from casa_deepfocus.core.catalogue import COLUMNS
+from casa_deepfocus.core.cube import C_KMS
 from casa_deepfocus.errors import DataError, ModelError, ParameterError, ProductError
 
 pytest.importorskip("casatools")
 from casa_deepfocus import params, pipeline  # noqa: E402
-from casa_deepfocus.casa import imaging, outfiles, products, report, task_sdeepfocus  # noqa: E402
+from casa_deepfocus.casa import imaging, outfiles, products, task_sdeepfocus  # noqa: E402
 from casa_deepfocus.models import runner  # noqa: E402
+from casa_deepfocus.products import report  # noqa: E402
 
 pytestmark = pytest.mark.casa
 pytest_plugins = ["casa_fixtures"]
@@ -49,13 +53,17 @@ def search(monkeypatch):
 def messages(monkeypatch):
     """(message, priority, origin) posted to the CASA log by the task."""
     posted: list[tuple[str, str, str]] = []
-    real = task_sdeepfocus.casalog.post
+    real, origins = task_sdeepfocus.casalog, [""]
 
-    def post(message, priority="INFO", origin="", **rest):
-        posted.append((message, priority, origin))
-        return real(message, priority=priority, origin=origin, **rest)
+    def origin(name):
+        origins.append(name)
+        return real.origin(name)
 
-    monkeypatch.setattr(task_sdeepfocus, "casalog", SimpleNamespace(post=post))
+    def post(message, priority="INFO", **rest):
+        posted.append((message, priority, origins[-1]))
+        return real.post(message, priority=priority, **rest)
+
+    monkeypatch.setattr(task_sdeepfocus, "casalog", SimpleNamespace(post=post, origin=origin))
     return posted
 
 
@@ -80,7 +88,27 @@ def test_an_image_becomes_products_and_a_dict(search, messages, tiny_images):
     text = [message for message, _, origin in messages if origin == "sdeepfocus"]
     assert any("S2" in line and "unresolved" in line for line in text)
     assert any("out.html" in line for line in text) and any("out.png" in line for line in text)
-    assert "searching" in text
+    assert "searching" in text and "step: looking through the input" in text
+    assert {origin for _, _, origin in messages} == {"sdeepfocus"}, "also after tclean has named itself"
+    assert_like_a_dict(back)
+
+
+def assert_like_a_dict(back):
+    """The result is a plain dictionary for JSON, copies and pickles, and shows the table of its sources."""
+    assert isinstance(back, dict) and json.loads(json.dumps(back))["counts"] == back["counts"]
+    again = pickle.loads(pickle.dumps(back))
+    assert json.dumps(again) == json.dumps(back) and len(again.catalogue) == len(TRUTH) and repr(again) == repr(back)
+    lines = repr(back).splitlines()
+    assert lines[0].split()[:3] == ["id", "name", "RA"] and lines[2].split()[:2] == ["1", "S1"]
+    assert lines[-1] == f"report: {back['products']['html']}" and len(lines) < 12
+    assert "velocity" in lines[0] and "unresolved: its size is not different" in repr(back)
+    page = back._repr_html_()
+    assert page.count("<tr>") == 1 + len(TRUTH) and 'scope="col"' in page and "<caption>" in page
+    spectrum = back.spectra["S1"]
+    assert spectrum.freq.shape == spectrum.flux.shape == spectrum.velocity.shape
+    assert set(back.maps) == {"integrated", "probability", "noise"}
+    row = back.catalogue[0]
+    assert row["velocity"] == pytest.approx(C_KMS * (1.0 - row["freq"] / back.catalogue.meta["restfreq"]), abs=1e-6)
 
 
 def test_a_measurement_set_is_imaged_and_the_scratch_is_gone(search, tiny_ms):
@@ -116,7 +144,7 @@ def test_nothing_found_is_said_and_old_regions_go(search, messages, tiny_images)
     search.result = lambda cube: without_sources(make_result(cube))
     back = task_sdeepfocus.sdeepfocus(imagename=image, outfile="out", overwrite=True)
     assert back["counts"]["sources"] == 0 and back["sources"] == []
-    assert names() == ALL - {"out.crtf", "out.cl"}
+    assert names() == ALL - {"out.crtf", "out.cl", "out.reg"}
     assert "crtf" not in back["products"] and len(Table.read("out.cat.ecsv")) == 0
     assert any("0 sources" in message for message, _, _ in messages)
 

@@ -7,7 +7,7 @@ import pytest
 from casa_deepfocus.errors import DataError
 
 pytest.importorskip("casatools")
-from casa_deepfocus.casa.units import jy_per_beam  # noqa: E402
+from casa_deepfocus.reading.units import jy_per_beam  # noqa: E402
 
 pytestmark = pytest.mark.casa
 

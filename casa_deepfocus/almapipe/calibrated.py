@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casa_deepfocus.casa import selection
-from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.casa.measurementset import columns
 from casa_deepfocus.errors import DataError
+from casa_deepfocus.reading.grid import is_table
 
 KINDS = (
     ("*_targets.ms", "science targets with their continuum (hif_mstransform)"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from casa_deepfocus.almapipe import MASKS, SEARCH, interfaces
 from casa_deepfocus.casa.plan import CONTINUUM
-from casa_deepfocus.casa.report import printable
+from casa_deepfocus.products.report import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -99,7 +99,7 @@ def sources_of(cube: Mapping[str, Any], output_dir: str) -> list[list[str]]:
     import numpy as np
     from astropy.table import Table
 
-    from casa_deepfocus.casa.products import sexagesimal
+    from casa_deepfocus.products.tables import sexagesimal
 
     table = Table.read(os.path.join(output_dir, cube["catalogue"]))
 

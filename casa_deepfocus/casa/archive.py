@@ -18,11 +18,12 @@ from typing import Any
 from astropy.table import Table
 
 from casa_deepfocus import cluster
-from casa_deepfocus.casa import continuum, failures, guarded, inputs, memory, targetfolder
+from casa_deepfocus.casa import continuum, failures, guarded, inputs, targetfolder
 from casa_deepfocus.casa.measurementset import selection
 from casa_deepfocus.casa.plan import CubePlan, Programme
 from casa_deepfocus.casa.runfolder import DONE, FAILED, RunFolder
 from casa_deepfocus.errors import DeepFocusError, ParameterError
+from casa_deepfocus.reading import memory
 
 LogTo = Callable[..., None]
 
@@ -180,8 +181,13 @@ class Run:
 
 
 def run(
-    programme: Programme, asked: inputs.Asked, folder: RunFolder, log: LogTo, imager: guarded.Imager | None = None
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+    programme: Programme,
+    asked: inputs.Asked,
+    folder: RunFolder,
+    log: LogTo,
+    made: Callable[[int, int, float], None] = lambda done, number, share: None,
+    imager: guarded.Imager | None = None,
+) -> dict[str, dict[str, Any]]:
     """Make and search all cubes of a programme, and put the targets' folders in place.
 
     Parameters
@@ -191,6 +197,7 @@ def run(
         `cluster` says who makes them.
     folder : RunFolder
     log : callable of a message and a priority
+    made : callable of the cubes that are done, their number, and the share of the expected time that they took
     imager : callable, optional
         As for `imaging.make_images`. It belongs to this process: all cubes are made here then.
 
@@ -203,9 +210,19 @@ def run(
     if going.todo:
         mapper = makers(asked, programme) if imager is None else cluster.mapper(1, None)
         with guarded.session(WRITES, [folder.lock.fd]), mapper as mapped:
+            _tell(going, made)
             for index, outcome in mapped(partial(make, going.jobs, imager=imager), going.todo):
                 going.take(index, outcome)
+                _tell(going, made)
     return folder.state
+
+
+def _tell(going: Run, made: Callable[[int, int, float], None]) -> None:
+    """Say how far a run is."""
+    cubes = going.programme.cubes
+    weights = [max(cube.seconds, 1.0) for cube in cubes]
+    left = sum(weights[index] for index in going.open)
+    made(len(cubes) - len(going.open), len(cubes), 1.0 - left / sum(weights))
 
 
 def makers(asked: inputs.Asked, programme: Programme) -> Any:

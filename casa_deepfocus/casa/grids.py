@@ -1,7 +1,7 @@
-"""The grid of an image: its axes, units and coordinates, without its pixels.
+"""The grid of an image for CASA: CASA's own images, and what CASA needs to write on a grid.
 
-FITS headers are read by `casa.headers` and `casa.spectral`; CASA is handed a header written anew from what they found,
-so that products have coordinates in its own form. CASA images bring that form along. Either way the sky that the
+FITS headers are read by `reading.headers` and `reading.spectral`; CASA is handed a header written anew from what they
+found, so that products have coordinates in its own form. CASA images bring that form along. Either way the sky that the
 core works with, an astropy WCS, is compared with CASA's, and an image on which they differ is refused.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -20,22 +21,14 @@ from astropy.wcs import WCS
 from casatools import coordsys, image
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa import fitsfiles, headers
-from casa_deepfocus.casa.fitsfiles import FitsImage
-from casa_deepfocus.casa.spectral import FRAMES, Spectrum, check_regular, spectrum_of
-from casa_deepfocus.casa.units import jy_per_beam
-from casa_deepfocus.core.skyframe import jacobian
 from casa_deepfocus.errors import DataError
+from casa_deepfocus.reading import fitsfiles, headers
+from casa_deepfocus.reading.fitsfiles import FitsImage
+from casa_deepfocus.reading.grid import Grid, Reads, celestial_wcs, cell_size, described, or_problem
+from casa_deepfocus.reading.spectral import FRAMES, Spectrum, check_regular
 
 ARCSEC = float(np.degrees(1.0) * 3600.0)
 """Arcseconds in a radian."""
-
-SQUARE = 1e-3
-"""Largest relative difference of a pixel's sides, and of its angles from a right one."""
-
-STRETCH = 0.05
-"""Largest relative difference of the sky's scale in two directions at the middle of the image: a projection far from
-its reference point, on which the beam is not the same everywhere in pixels. (SIN reaches it at 18 degrees.)"""
 
 AGREEMENT = 0.01
 """Largest distance [pixel] between astropy's and CASA's place of a pixel on the sky; both are exact to 1e-6."""
@@ -43,68 +36,78 @@ AGREEMENT = 0.01
 OBSERVATION = ("TELESCOP", "OBSERVER", "DATE-OBS", "TIMESYS", "OBSGEO-X", "OBSGEO-Y", "OBSGEO-Z")
 """Keywords that CASA's coordinates carry along, and can do without."""
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
-class Template:
+class Template(Grid):
     """What is needed to read an image, and to write one on its grid.
 
     Attributes
     ----------
     csys : dict
         The coordinate system, as the coordsys tool records it.
-    shape : tuple of int
-        Pixels along CASA's axes, in CASA's order.
-    x, y : int
-        Which of these are right ascension and declination.
-    spectral, stokes : int or None
-        Which are frequency and Stokes; None where the image has no such axis.
-    name : str
-        The image it was read from.
-    unit : str
-        Its brightness unit.
-    wcs : astropy.wcs.WCS or None
-        The sky, two axes (x, y).
-    spectrum : Spectrum or None
-        The spectral axis; None without one.
-    fits : FitsImage or None
-        The FITS file, where it is one.
-    problems : tuple of DataError
-        Why the image cannot be searched; `check_usable` raises the first one. A PSF or a primary beam may have them.
     """
 
-    csys: dict[str, Any]
-    shape: tuple[int, ...]
-    x: int
-    y: int
-    spectral: int | None
-    stokes: int | None
-    name: str
-    unit: str
-    wcs: WCS | None = None
-    spectrum: Spectrum | None = None
-    fits: FitsImage | None = None
-    problems: tuple[DataError, ...] = field(default=())
+    csys: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def nchan(self) -> int:
-        """Number of channels; 1 without a spectral axis."""
-        return 1 if self.spectral is None else self.shape[self.spectral]
+    @contextmanager
+    def pixels(self) -> Iterator[tuple[Reads, Reads | None]]:
+        """As `Grid.pixels`, of a CASA image too."""
+        if self.fits is not None:
+            with super().pixels() as both:
+                yield both
+        else:
+            with opened(self.name) as ia:
+                yield ia.getchunk, partial(ia.getchunk, getmask=True)
 
-    @property
-    def notes(self) -> tuple[tuple[str, str], ...]:
-        """(message, priority) of what the log should say about the header."""
-        found = self.spectrum.notes if self.spectrum else ()
-        if self.fits is not None and self.fits.others:
-            text = f"{self.name} holds {self.fits.others + 1} images; the first one is read (unit {self.fits.index})"
-            found += ((text, "WARN"),)
-        return found
+    def beams(self, log: Any) -> NDArray[np.float64] | None:
+        """As `Grid.beams`, of a CASA image too."""
+        return super().beams(log) if self.fits is not None else _record_beams(self.name, self.nchan)
 
+    def stokes_names(self) -> list[str]:
+        """As `Grid.stokes_names`, of a CASA image too."""
+        if self.fits is not None or self.stokes is None:
+            return super().stokes_names()
+        return [str(name) for name in np.atleast_1d(coordinate(self.csys, "stokes")["stokes"])]
 
-def is_table(folder: str) -> bool:
-    """Whether a folder is one of casacore's tables: an image, a measurement set, a component list."""
-    return os.path.exists(os.path.join(folder, "table.dat"))
+    def history(self) -> list[str]:
+        """As `Grid.history`, of a CASA image too."""
+        if self.fits is not None:
+            return super().history()
+        with opened(self.name) as ia:
+            try:
+                return [str(line) for line in ia.history(list=False)]
+            except RuntimeError:
+                return []
+
+    def meta(self) -> dict[str, str]:
+        """As `Grid.meta`, of a CASA image too."""
+        record = self.csys
+        system = str(coordinate(record, "direction")["system"])
+        meta = {"image": self.name, "radesys": {"J2000": "FK5", "B1950": "FK4"}.get(system, system)}
+        if system != "ICRS":
+            meta["equinox"] = system[1:]
+        for key in ("telescope", "observer"):
+            if record.get(key):
+                meta[key] = str(record[key])
+        if "obsdate" in record:
+            meta["obsdate_mjd"] = f"{record['obsdate']['m0']['value']:.6f}"
+        return meta
+
+    def set_beam(self) -> str:
+        """As `Grid.set_beam`, of a CASA image too."""
+        if self.fits is not None:
+            return super().set_beam()
+        return f"imhead({self.name!r}, mode='put', hdkey='beammajor', hdvalue='3arcsec'), and beamminor, beampa"
+
+    def check_sky(self) -> None:
+        """See that CASA and astropy put the image at the same place on the sky.
+
+        Raises
+        ------
+        DataError
+            Where they differ by more than `AGREEMENT`.
+        """
+        _check_agreement(self)
 
 
 @contextmanager
@@ -141,74 +144,6 @@ def inspect(name: str) -> Template:
     return _inspect_casa(str(name)) if found is None else _inspect_fits(found)
 
 
-def check_usable(template: Template) -> None:
-    """See that an image has a unit, sky axes, pixels, frequencies and a Stokes plane that the core can work with.
-
-    Raises
-    ------
-    DataError
-        Saying what stands in the way and what removes it.
-    """
-    unit_scale(template)
-    stokes_plane(template)
-    for problem in template.problems:
-        raise problem
-    wcs, name = celestial_wcs(template), template.name
-    sides = np.linalg.svd(wcs.pixel_scale_matrix * 3600.0, compute_uv=False)
-    if sides[0] - sides[1] > SQUARE * sides[1]:
-        raise DataError(
-            f"{name!r} has pixels that are not square but {sides[1]:.4g} x {sides[0]:.4g} arcsec: make the image with "
-            "one cell size, or regrid it with imregrid onto one that has square pixels (template=)"
-        )
-    ny, nx = template.shape[template.y], template.shape[template.x]
-    middle = np.linalg.svd(jacobian(wcs, 0.5 * (nx - 1), 0.5 * (ny - 1)), compute_uv=False)
-    if not np.isfinite(middle).all() or middle[0] - middle[1] > STRETCH * middle[1]:
-        raise DataError(
-            f"{name!r} is far from the reference point of its projection ({str(wcs.wcs.ctype[0])[-3:]}): at its middle "
-            f"a pixel is {middle[1]:.4g} x {middle[0]:.4g} arcsec. Regrid it with imregrid onto an image that has its "
-            "reference pixel within the field (template=)"
-        )
-    _check_agreement(template)
-
-
-def unit_scale(template: Template) -> float:
-    """Factor that brings the pixels to Jy/beam."""
-    return jy_per_beam(template.unit, template.name)
-
-
-def stokes_plane(template: Template) -> int:
-    if template.stokes is None or template.shape[template.stokes] == 1:
-        return 0
-    if template.fits is not None:
-        names = [headers.STOKES[round(code)] for code in headers.stokes_codes(template.fits, template.stokes + 1)]
-    else:
-        names = [str(name) for name in np.atleast_1d(coordinate(template.csys, "stokes")["stokes"])]
-    if "I" not in names:
-        raise DataError(f"{template.name!r} holds Stokes {names} and no I: extract one plane with imsubimage(stokes=)")
-    return names.index("I")
-
-
-def cell_size(template: Template) -> float:
-    """Pixel size [arcsec]: the square root of a pixel's area."""
-    return float(np.sqrt(abs(np.linalg.det(celestial_wcs(template).pixel_scale_matrix)))) * 3600.0
-
-
-def frequencies(template: Template) -> tuple[NDArray[np.float64], str, float]:
-    """Channel centres [Hz] in the image's native frame, that frame, and the rest frequency [Hz]."""
-    if template.spectral is None:
-        return np.full(1, np.nan), "", 0.0
-    if template.spectrum is None:
-        raise template.problems[0]
-    return template.spectrum.freq, template.spectrum.frame, template.spectrum.restfreq
-
-
-def celestial_wcs(template: Template) -> WCS:
-    """The sky coordinates of an image as a two-axis astropy WCS, for zero-based (x, y) pixels."""
-    if template.wcs is None:
-        raise template.problems[0]
-    return template.wcs
-
-
 def coordinate(record: dict[str, Any], kind: str) -> dict[str, Any]:
     return record[f"{kind}{index_of(record, kind)}"]
 
@@ -221,39 +156,14 @@ def index_of(record: dict[str, Any], kind: str) -> int:
 
 
 def _inspect_fits(found: FitsImage) -> Template:
-    axes = headers.axes_of(found)
-    problems: list[DataError] = []
-    wcs = _or_problem(problems, lambda: headers.celestial(found, axes))
-    spectrum = None
-    if axes.spectral is not None:
-        number = axes.spectral
-        spectrum = _or_problem(problems, lambda: spectrum_of(found, number))
-    csys = {}
-    if wcs is not None:
-        csys = _or_problem(problems, lambda: _casa_record(found, axes, wcs, spectrum)) or {}
-    return Template(
-        csys=csys,
-        shape=found.shape,
-        x=axes.lng - 1,
-        y=axes.lat - 1,
-        spectral=None if axes.spectral is None else axes.spectral - 1,
-        stokes=None if axes.stokes is None else axes.stokes - 1,
-        name=found.name,
-        unit=str(found.header.get("BUNIT", "") or "").strip(),
-        wcs=wcs,
-        spectrum=spectrum,
-        fits=found,
-        problems=tuple(problems),
-    )
-
-
-def _or_problem(problems: list[DataError], make: Callable[[], T]) -> T | None:
-    """What `make` makes; None, and one more problem, where it raises one."""
-    try:
-        return make()
-    except DataError as problem:
-        problems.append(problem)
-        return None
+    fields = described(found)
+    csys: dict[str, Any] = {}
+    if fields["wcs"] is not None:
+        problems = list(fields["problems"])
+        axes = headers.axes_of(found)
+        csys = or_problem(problems, lambda: _casa_record(found, axes, fields["wcs"], fields["spectrum"])) or {}
+        fields["problems"] = tuple(problems)
+    return Template(**fields, csys=csys)
 
 
 def _casa_record(found: FitsImage, axes: headers.Axes, wcs: WCS, spectrum: Spectrum | None) -> dict[str, Any]:
@@ -325,10 +235,10 @@ def _inspect_casa(name: str) -> Template:
             "If it was imported from a FITS file, give that file"
         )
     problems: list[DataError] = []
-    wcs = _or_problem(problems, lambda: _record_wcs(record, name))
+    wcs = or_problem(problems, lambda: _record_wcs(record, name))
     spectrum = None
     if spectral >= 0:
-        spectrum = _or_problem(problems, lambda: _record_spectrum(record, spectral, shape[spectral], name))
+        spectrum = or_problem(problems, lambda: _record_spectrum(record, spectral, shape[spectral], name))
     return Template(
         csys=record,
         shape=shape,
@@ -457,3 +367,23 @@ def _first_line(exc: Exception) -> str:
 
 def _last_line(exc: Exception) -> str:
     return str(exc).strip().splitlines()[-1] if str(exc).strip() else type(exc).__name__
+
+
+def _record_beams(name: str, nchan: int) -> NDArray[np.float64] | None:
+    """(nchan, 3) beams of a CASA image as they stand, on the sky."""
+    with opened(name) as ia:
+        record = ia.restoringbeam()
+    if not record:
+        return None
+    if "beams" not in record:
+        return np.tile(_beam_row(record), (nchan, 1))
+    beams = np.array([_beam_row(record["beams"][f"*{chan}"]["*0"]) for chan in range(int(record["nChannels"]))])
+    return beams if len(beams) == nchan else np.tile(beams[0], (nchan, 1))
+
+
+def _beam_row(beam: dict[str, Any]) -> NDArray[np.float64]:
+    to_arcsec = {"arcsec": 1.0, "arcmin": 60.0, "deg": 3600.0, "rad": ARCSEC, "mas": 1e-3}
+    major, minor, pa = beam["major"], beam["minor"], beam["positionangle"]
+    angle = float(pa["value"]) * (1.0 if pa["unit"] == "deg" else np.degrees(1.0))
+    sizes = [float(axis["value"]) * to_arcsec[axis["unit"]] for axis in (major, minor)]
+    return np.array([*sizes, angle % 180.0])

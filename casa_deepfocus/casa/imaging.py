@@ -28,10 +28,10 @@ from casa_deepfocus.casa.guarded import Imager, tclean
 from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request
 from casa_deepfocus.casa.measurementset import FRAMES, told
-from casa_deepfocus.casa.memory import check_memory
 from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
 from casa_deepfocus.core.mosaic import Mosaic
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
+from casa_deepfocus.reading.memory import check_memory
 
 BEAM_FACTOR = 0.574
 """Beam over wavelength / 80th percentile of the baselines (ALMA Technical Handbook, chapter 7)."""

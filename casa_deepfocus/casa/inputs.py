@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import companions, grids, images, outfiles, selection, staging
+from casa_deepfocus.casa import images, outfiles, selection, staging
 from casa_deepfocus.casa.measurementset import Survey
 from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.models import runner
 from casa_deepfocus.pipeline import state
+from casa_deepfocus.products import velocity
+from casa_deepfocus.reading import companions
+from casa_deepfocus.reading.grid import is_table
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,9 @@ def read(parameters: Mapping[str, Any]) -> Asked:
         )  # fmt: skip
     _one_of("mode", values["mode"], state.MODES)
     _one_of("device", values["device"], runner.DEVICES)
-    _positive("minsnr", values["minsnr"])
-    _positive("falsealarms", values["falsealarms"])
+    for name in params.sdeepfocus().names:
+        _within_range(name, values[name])
+    velocity.rest_frequency(values["restfreq"])
     runner.find_folder(str(values["models"] or ""))
     for name in ("psf", "pb"):
         if values[name] and len(names) > 1:
@@ -157,7 +162,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
         if values[name] and not os.path.exists(values[name]):
             raise ParameterError(name, values[name], "does not exist", f"Leave {name} empty to find it by name")
     for name, given in (("imagename", imagename), ("psf", values["psf"]), ("pb", values["pb"])):
-        if os.path.isdir(given or "") and not grids.is_table(given):
+        if os.path.isdir(given or "") and not is_table(given):
             raise ParameterError(
                 name, given, "is a folder and no CASA image", "Give an image: a CASA one, or a FITS file"
             )
@@ -222,11 +227,22 @@ def _names(vis: Any) -> tuple[str, ...]:
     return tuple(os.path.expanduser(str(item)).rstrip("/") for item in items if str(item))
 
 
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        default = params.sdeepfocus().defaults()[name]
-        raise ParameterError(name, value, "must be a positive number", f"{default:g} is the default")
-    return float(value)
+def _within_range(name: str, value: Any) -> None:
+    """See that a number is one, and in the range that the XML gives for it."""
+    parameter = params.sdeepfocus()[name]
+    low, high = parameter.minimum, parameter.maximum
+    if low is None and high is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    least, most = (-math.inf if low is None else low), (math.inf if high is None else high)
+    if not number or not (least <= value <= most and math.isfinite(value)):
+        limits = " and ".join(
+            text for text, limit in ((f"at least {low}", low), (f"at most {high}", high)) if limit is not None
+        )
+        raise ParameterError(
+            name, value, f"must be a positive number, {limits}" if least > 0 else f"must be a number, {limits}",
+            f"{parameter.default:g} is the default",
+        )  # fmt: skip
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -18,8 +18,8 @@ from casatools import ms as mstool
 from casatools import msmetadata, table
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
+from casa_deepfocus.reading.grid import is_table
 
 SELECTION = {
     "field": "field", "spw": "spw", "timerange": "time", "uvrange": "uvdist", "antenna": "baseline",

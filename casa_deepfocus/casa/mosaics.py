@@ -20,7 +20,7 @@ from astropy.wcs.utils import skycoord_to_pixel
 from numpy.typing import NDArray
 
 from casa_deepfocus.casa import guarded
-from casa_deepfocus.casa.grids import celestial_wcs, frequencies, inspect, opened
+from casa_deepfocus.casa.grids import inspect, opened
 from casa_deepfocus.casa.guarded import Imager, tclean
 from casa_deepfocus.casa.images import Log
 from casa_deepfocus.casa.inputs import Request
@@ -28,6 +28,7 @@ from casa_deepfocus.casa.measurementset import Survey, main_table, selected_rows
 from casa_deepfocus.casa.selection import ONE_CENTRE, groups, pointings, primary_beam, tracked
 from casa_deepfocus.core.airy import C_MS, DISHES, airy
 from casa_deepfocus.core.mosaic import Mosaic
+from casa_deepfocus.reading.grid import celestial_wcs, frequencies
 
 ARCSEC = math.pi / 180.0 / 3600.0
 

@@ -14,13 +14,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from casa_deepfocus import __version__
-from casa_deepfocus.casa.companions import find_companion
-from casa_deepfocus.casa.grids import is_table
 from casa_deepfocus.errors import ParameterError, ProductError
+from casa_deepfocus.products.marks import MAKER
+from casa_deepfocus.reading.companions import find_companion
+from casa_deepfocus.reading.grid import is_table
 
-SUFFIXES: tuple[str, ...] = (".cat.ecsv", ".cat.vot", ".crtf", ".cl", ".mask", ".prob", ".noise", ".html", ".png")
-"""Endings of the products; the last two are the report and its picture of the field."""
+TEXTS = (".cat.ecsv", ".cat.vot", ".crtf", ".reg", ".json", ".html", ".png")
+"""Endings of the products that every run has; the last two are the report and its picture of the field."""
+
+SUFFIXES: tuple[str, ...] = (*TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual")
+"""Endings of the products of a run with CASA."""
+
+FITS = (".mask.fits", ".prob.fits", ".noise.fits", ".model.fits", ".residual.fits")
+"""Endings of the images of a run on FITS files without CASA, beside `TEXTS`."""
 
 TARGETS = ".targets"
 """Ending of the folder of a run with several targets or windows."""
@@ -28,15 +34,14 @@ TARGETS = ".targets"
 IMAGES: tuple[str, ...] = (".image", ".psf", ".pb")
 """Endings of the images that keepimages keeps."""
 
-MAKER = "casa_deepfocus"
-SOFTWARE = f"{MAKER} {__version__}"
-"""What every product says of its origin."""
-
 MARKS: dict[str, bytes] = {
     ".cat.ecsv": f"software: {MAKER}".encode(),
     ".cat.vot": f"software = {MAKER}".encode(),
     ".crtf": f"# made by {MAKER}".encode(),
     ".html": f'<meta name="generator" content="{MAKER}'.encode(),
+    ".reg": f"# made by {MAKER}".encode(),
+    ".json": f'"software": "{MAKER}'.encode(),
+    ".fits": f"ORIGIN  = '{MAKER}".encode(),
     ".png": f"Software\0{MAKER}".encode(),
 }
 """How the products that are files say so."""
@@ -113,7 +118,7 @@ def check_name(prefix: str) -> str:
     return folder
 
 
-def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool) -> None:
+def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False) -> None:
     """See that no product would be an input, lie inside one, or hold one.
 
     Raises
@@ -124,7 +129,7 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool) ->
     for name in sources:
         if _inside(folder, os.path.realpath(name)):
             raise ParameterError("outfile", prefix, f"lies inside the input {name!r}", "Choose another folder")
-        for ending in SUFFIXES + (IMAGES if keeps_images else ()):
+        for ending in (TEXTS + FITS) if fits else SUFFIXES + (IMAGES if keeps_images else ()):
             if _takes(prefix + ending, name):
                 raise ParameterError(
                     "outfile", prefix, f"the product {prefix + ending!r} would overwrite the input {name!r}",
@@ -132,16 +137,17 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool) ->
                 )  # fmt: skip
 
 
-def endings(prefix: str, sources: Sequence[str], *, keeps_images: bool) -> tuple[str, ...]:
+def endings(prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False) -> tuple[str, ...]:
     """Endings that belong to a run: what older products have and the run has no content for is removed.
 
-    Images of an earlier keepimages are among them, unless this run reads one of the three.
+    Images of an earlier keepimages, and those of the other kind (CASA's, FITS), are among them, unless this run reads
+    one of them.
     """
-    if keeps_images:
-        return SUFFIXES + IMAGES
-    if any(_takes(prefix + ending, name) for ending in IMAGES for name in sources):
-        return SUFFIXES
-    return SUFFIXES + tuple(ending for ending in IMAGES if ours(prefix + ending))
+    own = TEXTS + FITS if fits else SUFFIXES + (IMAGES if keeps_images else ())
+    rest = [ending for group in (SUFFIXES, FITS, IMAGES) for ending in group if ending not in own]
+    if any(_takes(prefix + ending, name) for ending in rest for name in sources):
+        return own
+    return own + tuple(ending for ending in rest if ours(prefix + ending))
 
 
 def check_free(prefix: str, names: Sequence[str], *, overwrite: bool) -> None:
@@ -199,7 +205,7 @@ def sources(vis: Sequence[str], imagename: str, psf: str, pb: str) -> list[str]:
 
 
 def _check_length(prefix: str, folder: str) -> None:
-    longest = max(SUFFIXES, key=len)
+    longest = max(SUFFIXES + FITS, key=len)
     room = os.pathconf(folder, "PC_NAME_MAX") - len(longest)
     size = len(os.fsencode(os.path.basename(prefix)))
     if size > room:

@@ -11,12 +11,13 @@ from typing import Any
 from astropy.coordinates import SkyCoord
 
 from casa_deepfocus import params
-from casa_deepfocus.casa import grids, images, imaging, inputs, memory, selection, space, targets
+from casa_deepfocus.casa import images, imaging, inputs, selection, space, targets
 from casa_deepfocus.casa.measurementset import SELECTION, Survey
 from casa_deepfocus.casa.targets import Band, Target
 from casa_deepfocus.core import fields
 from casa_deepfocus.errors import DataError, DeepFocusError
 from casa_deepfocus.pipeline.state import MIN_LINE_CHANNELS
+from casa_deepfocus.reading import grid, memory
 
 CONTINUUM = "continuum"
 """Label of the image of all windows of a target."""
@@ -30,6 +31,7 @@ as the time of a search goes with its sources. The log has both when a cube is d
 
 SECONDS_PER_VISIBILITY = 4e-7
 """Of gridding, per visibility (a channel of a row, both polarizations) [s]."""
+
 
 @dataclass(frozen=True)
 class CubePlan:
@@ -181,7 +183,7 @@ def _cube(
         plan,
         shape=(nchan, grid.ny, grid.nx),
         cell=grid.cell,
-        seconds=_seconds(nchan * grid.nx * grid.ny, selected.surveys),
+        seconds=expected_seconds(nchan * grid.nx * grid.ny, selected.surveys),
         disk=space.imaging(grid.nx, grid.ny, nchan),
         memory=memory.needed_memory(nchan, grid.ny, grid.nx, (nchan, 2 * grid.ny, 2 * grid.nx)),
     )
@@ -231,7 +233,7 @@ def _one_if_alike(values: list[Any]) -> Any:
     return values[0] if len({str(value) for value in values}) == 1 else values
 
 
-def _seconds(voxels: int, surveys: Sequence[Survey]) -> float:
+def expected_seconds(voxels: int, surveys: Sequence[Survey]) -> float:
     """Expected time of a cube on this machine."""
     visibilities = sum(
         rows * sum(len(w.channels) for w in seen.windows if w.number == key[1])
@@ -282,15 +284,15 @@ def of_images(asked: inputs.Asked) -> Programme:
     return Programme(tuple(cubes))
 
 
-def _image_field(name: str, template: grids.Template) -> fields.ImageField:
+def _image_field(name: str, template: grid.Grid) -> fields.ImageField:
     """What an image's header says of its field."""
     ny, nx = template.shape[template.y], template.shape[template.x]
-    freq = grids.frequencies(template)[0]
-    wcs = grids.celestial_wcs(template)
+    freq = grid.frequencies(template)[0]
+    wcs = grid.celestial_wcs(template)
     ra, dec = wcs.wcs_pix2world([[0.5 * (nx - 1), 0.5 * (ny - 1)]], 0)[0]
-    meta = images.meta(template)
+    meta = template.meta()
     frame = {"FK4": "fk4", "FK5": "fk5"}.get(str(meta.get("radesys", "")).upper(), "icrs")
-    radius = 0.5 * min(ny, nx) * grids.cell_size(template) / 3600.0
+    radius = 0.5 * min(ny, nx) * grid.cell_size(template) / 3600.0
     return fields.ImageField(
         name, str(meta.get("object", "")).strip(), SkyCoord(ra, dec, unit="deg", frame=frame).icrs, radius,
         float(freq.min()), float(freq.max()), template.nchan,

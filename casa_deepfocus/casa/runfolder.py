@@ -23,6 +23,7 @@ from casa_deepfocus import __version__
 from casa_deepfocus.casa import outfiles, signals
 from casa_deepfocus.casa.locks import NAME, Lock, Owner
 from casa_deepfocus.errors import ProductError
+from casa_deepfocus.products.marks import MAKER
 
 RECORD, WORK, OLD = "run.json", ".work", ".old"
 DONE, FAILED = "done", "failed"
@@ -82,7 +83,7 @@ class RunFolder:
     def save(self) -> None:
         """Write run.json, in full or not at all."""
         content = {
-            "made_by": outfiles.MAKER, "version": __version__, "signature": self.signature, "asked": self.asked,
+            "made_by": MAKER, "version": __version__, "signature": self.signature, "asked": self.asked,
             "cubes": self.state,
         }  # fmt: skip
         new = self.path / (RECORD + ".new")

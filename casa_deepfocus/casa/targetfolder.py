@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Column, Table, vstack
 from astropy.wcs import WCS
 
 from casa_deepfocus.casa.plan import CONTINUUM, CubePlan, Programme
@@ -28,6 +28,7 @@ from casa_deepfocus.core.crossmatch import Merged, merge, write_tables
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.stack import CubeCatalogue
 from casa_deepfocus.pipeline.state import Result
+from casa_deepfocus.products.writing import rows_of
 
 PAGES = ".pages"
 """Folder inside a target's, for what its page is made of."""
@@ -82,7 +83,8 @@ def close(run: RunFolder, programme: Programme, seconds: float) -> dict[str, Any
     Returns
     -------
     dict
-        outfile, counts, products, timings, targets, failed, and `lines` (what a person reads).
+        outfile, counts, products, timings, targets, failed, `lines` (what a person reads), and the tables of all
+        targets together, `catalogue` and `linetable`.
     """
     pages = []
     for folder in programme.folders:
@@ -119,14 +121,20 @@ def close(run: RunFolder, programme: Programme, seconds: float) -> dict[str, Any
         },
         "failed": failed,
         "lines": lines,
+        "catalogue": _stacked({page.folder.name: page.merged.sources for page in done if page.merged}),
+        "linetable": _stacked({page.folder.name: page.merged.lines for page in done if page.merged}),
     }  # fmt: skip
 
 
-def rows_of(table: Table) -> list[dict[str, Any]]:
-    """A table as plain Python, a dict a row."""
-    return [
-        {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in row.colnames} for row in table
-    ]
+def _stacked(found: Mapping[str, Table]) -> Table:
+    """The tables of several targets as one, with the target's name first."""
+    parts = []
+    for name, table in found.items():
+        part = table.copy()
+        part.meta = {}
+        part.add_column(Column(np.full(len(part), name, dtype=object).astype(str), "target"), 0)
+        parts.append(part)
+    return vstack(parts) if parts else Table()
 
 
 def _table(pages: Sequence[TargetPage]) -> list[str]:

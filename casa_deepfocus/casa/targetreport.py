@@ -19,11 +19,12 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa import outfiles, products
-from casa_deepfocus.casa.report import CONTINUUM, LINE, OUTLINE, base64_text, number, png, template, with_error
 from casa_deepfocus.casa.sketch import Measured, Spectrum, spectral_energy, spectrum_panel
 from casa_deepfocus.core.crossmatch import Merged, natural
 from casa_deepfocus.core.stack import SKY_FRAMES
+from casa_deepfocus.products import tables
+from casa_deepfocus.products.marks import SOFTWARE
+from casa_deepfocus.products.report import CONTINUUM, LINE, OUTLINE, base64_text, number, png, template, with_error
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -162,7 +163,7 @@ def write_target(page: TargetPage, path: Path | None = None) -> Path:
     shown = set(names[:SKETCHED])
     done = sum(cube.state == DONE for cube in page.cubes)
     text = template("target.html").render(
-        title=page.name, software=outfiles.SOFTWARE, verdict=_verdict(page), notes=page.notes,
+        title=page.name, software=SOFTWARE, verdict=_verdict(page), notes=page.notes,
         problems=[cube for cube in page.cubes if cube.state != DONE],
         picture=_picture(page), cubes=[_cube_row(cube, path.parent) for cube in _sorted(page.cubes)],
         tables=_existing(path.parent, [(page.folder / name, name) for name in TABLES]),
@@ -207,7 +208,7 @@ def write_overview(
         for page in targets for cube in _sorted(page.cubes) if cube.state != DONE
     ]  # fmt: skip
     text = template("overview.html").render(
-        title=title, software=outfiles.SOFTWARE, verdict=_overview_verdict(targets), labels=labels, rows=rows,
+        title=title, software=SOFTWARE, verdict=_overview_verdict(targets), labels=labels, rows=rows,
         problems=problems, facts=facts,
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")
@@ -368,7 +369,7 @@ def _words(row: Row, name: str) -> dict[str, str]:
 
 
 def _source_cells(row: Row, cubes: int) -> list[dict[str, str]]:
-    ra, dec = products.sexagesimal(float(row["ra"]), float(row["dec"])) if np.isfinite(row["ra"]) else ("-", "-")
+    ra, dec = tables.sexagesimal(float(row["ra"]), float(row["dec"])) if np.isfinite(row["ra"]) else ("-", "-")
     size = f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"
     seen = len(str(row["windows"]).split(","))
     return [

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 from casatasks import casalog
-from tqdm import tqdm
 
 from casa_deepfocus import params, pipeline
 from casa_deepfocus.casa import (
@@ -26,7 +24,6 @@ from casa_deepfocus.casa import (
     outfiles,
     plan,
     products,
-    report,
     runfolder,
     signals,
     space,
@@ -37,6 +34,8 @@ from casa_deepfocus.casa import (
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.errors import DataError, DeepFocusError, ProductError
 from casa_deepfocus.models import runner
+from casa_deepfocus.products import fitsimages, progress, report, tables, velocity, writing
+from casa_deepfocus.products.found import Found, Spectrum
 
 ORIGIN = "sdeepfocus"
 
@@ -45,11 +44,21 @@ MODULES = {False: [WRITER], True: ["casatasks", "casa_deepfocus.casa.imaging", W
 """What the process that writes CASA's images needs, by whether measurement sets are imaged."""
 
 
+STEPS = {
+    "check": "looking through the input",
+    "load networks": "loading the networks",
+    "image": "imaging (tclean)",
+    "read": "reading the images",
+    "find": "searching",
+    "write": "writing the products",
+}
+"""The steps of the task in words, by the names that its timings have."""
+
 _title: ContextVar[str] = ContextVar("title", default="")
 _works: ContextVar[staging.Workspace | None] = ContextVar("works", default=None)
 
 
-def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
+def sdeepfocus(*values: Any, **named: Any) -> Found:
     """Find and measure the sources of a dirty cube.
 
     Parameters
@@ -59,11 +68,11 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        Of one image: outfile (str), counts (dict), products (ending -> path), timings (step -> seconds) and
-        sources (a list of dicts, one row of the catalogue each). Of several: outfile, counts, products (target ->
-        its folder), timings (cube -> seconds), targets (target -> its sources and lines, lists of dicts) and failed
-        (cube -> why).
+    Found
+        A dictionary that prints as the table of sources. Of one image: outfile (str), counts (dict), products
+        (ending -> path), timings (step -> seconds) and sources (a list of dicts, one row of the catalogue each). Of
+        several: outfile, counts, products (target -> its folder), timings (cube -> seconds), targets (target -> its
+        sources and lines, lists of dicts) and failed (cube -> why).
 
     Raises
     ------
@@ -71,16 +80,21 @@ def sdeepfocus(*values: Any, **named: Any) -> dict[str, Any]:
         Where the input cannot be used; nothing is written then.
     """
     parameters = dict(zip(params.sdeepfocus().names, values, strict=False)) | named
-    with signals.orderly():
+    with signals.orderly(), progress.line() as line:
+        line.step(STEPS["check"])
         asked = inputs.read(parameters)
         programme = _programme(asked)
         if len(programme.cubes) > 1:
-            return search_all(asked, programme)
-        with _interruptible():
-            back = search(_of_one(asked, programme), inputs_given=parameters)
-    _show(back.pop("lines"))
-    back.pop("facts")
-    return back
+            found = search_all(asked, programme)
+        else:
+            if programme.cubes:
+                line.expect(programme.cubes[0].seconds)
+            with _interruptible():
+                back = search(_of_one(asked, programme), inputs_given=parameters)
+            back.pop("facts")
+            found = back.pop("found")
+            found.update(back)
+    return found
 
 
 def search(
@@ -101,8 +115,8 @@ def search(
     Returns
     -------
     dict
-        What the task returns of one image, and `lines` (list of str, the table of the sources) and `facts` (dict, what
-        a page of several images says of this one).
+        What the task returns of one image, and `found` (Found, its tables and arrays, for the process that asked) and
+        `facts` (dict, what a page of several images says of this one).
 
     Raises
     ------
@@ -129,8 +143,11 @@ def search(
         imagename = made.name
         with _timed(timings, "read", vis=request.vis, imagename=request.imagename, psf=request.psf, pb=request.pb):
             cube, template = images.read_cube(imagename, request.psf, request.pb, log)
-            cube = dataclasses.replace(cube, mosaic=made.mosaic)
+            restfreq = velocity.rest_frequency(request.tclean["restfreq"]) or cube.restfreq
+            cube = dataclasses.replace(cube, mosaic=made.mosaic, restfreq=restfreq)
         ny, nx = cube.shape
+        if not request.vis and not _title.get():
+            progress.current.get().expect(plan.expected_seconds(cube.data.size, ()))
         log(f"{cube.nchan} channels of {nx} x {ny} pixels, beam {cube.beam_pixels():.1f} pixels")
         space.require(str(work.path), space.products(template.shape, cube.shape), "the products")
         # What tclean makes of visibilities has flat noise; what somebody else has made may have any.
@@ -138,28 +155,29 @@ def search(
             mode=request.mode, minsnr=request.minsnr, false_alarms=request.falsealarms,
             noise_map=False if request.vis else None,
         )  # fmt: skip
-        with _progress() as progress, _timed(timings, "find", vis=request.vis, imagename=request.imagename):
-            result = pipeline.run(cube, networks, options, log=log, progress=progress)
+        with _timed(timings, "find", vis=request.vis, imagename=request.imagename):
+            result = pipeline.run(cube, networks, options, log=log, progress=_searching)
+        convention = velocity.convention_of(request.tclean["veltype"])
+        tables.complete(result.catalogue, cube.frame, cube.restfreq, convention)
         with _timed(timings, "write", outfile=request.outfile):
-            history = _history(parameters if inputs_given is None else inputs_given)
-            written = _write(work, request, result, cube, template, imagename, history)
+            run = _told(request, networks, parameters if inputs_given is None else inputs_given)
+            written = _write(work, request, result, cube, template, imagename, run)
             if _title.get():
                 targetfolder.keep_for_page(request.outfile, result, cube)
     timings |= {f"find: {name}": seconds for name, seconds in result.timings.items()}
     timings["total"] = time.perf_counter() - started
-    lines = products.summary(result.catalogue)
+    for text in tables.summary(result.catalogue):
+        log(text)
     if not _title.get():
-        lines.append(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
-        lines.append(f"report: {written['html']}")
-    for line in lines:
-        log(line)
+        log(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
+        log(f"report: {written['html']}")
     return {
         "outfile": request.outfile,
         "counts": dict(result.counts) | {"sources": len(result.catalogue)},
         "products": written,
         "timings": timings,
-        "sources": targetfolder.rows_of(result.catalogue),
-        "lines": lines,
+        "sources": writing.rows_of(result.catalogue),
+        "found": _found(result, cube, convention),
         "facts": {
             "noise": float(np.nanmedian(result.noise)), "beam": cube.beam_on_sky(), "nchan": cube.nchan,
             "shape": cube.shape, "cell": cube.cell, "freq": (float(cube.freq[0]), float(cube.freq[-1])),
@@ -204,7 +222,7 @@ def _of_one(asked: inputs.Asked, programme: plan.Programme) -> dict[str, Any]:
 
 def search_all(
     asked: inputs.Asked, programme: plan.Programme, *, imager: guarded.Imager | None = None
-) -> dict[str, Any]:  # fmt: skip
+) -> Found:  # fmt: skip
     """All cubes of several targets and windows, into a folder of their own.
 
     Parameters
@@ -216,7 +234,7 @@ def search_all(
 
     Returns
     -------
-    dict
+    Found
         What the task returns of several targets.
 
     Raises
@@ -239,15 +257,15 @@ def search_all(
         for note in folder.notes:
             log(note)
         with _interruptible(lambda: f"what is done stays in {str(folder.path)!r}; the same call goes on from there"):
-            archive.run(programme, asked, folder, log, imager)
+            archive.run(programme, asked, folder, log, _made, imager)
             back = targetfolder.close(folder, programme, time.perf_counter() - started)
-    for line in back["lines"]:
+    lines = back.pop("lines")
+    for line in lines:
         log(line)
-    _show(back.pop("lines"))
     if not back["targets"]:
         reasons = list(dict.fromkeys(back["failed"].values()))
         raise DataError(f"none of {len(programme.cubes)} images could be made: {'; '.join(reasons[:3])}")
-    return back
+    return Found(back, catalogue=back.pop("catalogue"), lines=back.pop("linetable"), text=lines)
 
 
 @contextmanager
@@ -263,12 +281,6 @@ def _interruptible(left: Callable[[], str] | None = None) -> Iterator[None]:
         yield
 
 
-def _show(lines: Sequence[str]) -> None:
-    """Print what the log says last: without CASA's logger window nobody would see it."""
-    if sys.stdout.isatty():
-        sys.stdout.write("\n".join(lines) + "\n")
-
-
 @contextmanager
 def titled(title: str) -> Iterator[None]:
     """Put a title before all that is logged inside."""
@@ -282,13 +294,16 @@ def titled(title: str) -> Iterator[None]:
 def log(message: str, priority: str = "INFO") -> None:
     """Post a message to the CASA log."""
     message = f"{_title.get()}: {message}" if _title.get() else message
-    casalog.post(message, priority=priority, origin=ORIGIN)
+    # The log says first whose task it is: that of the last task that was called, unless it is told.
+    casalog.origin(ORIGIN)
+    casalog.post(message, priority=priority)
     signals.check()
 
 
 def warn(message: str) -> None:
     """Post a warning to the CASA log."""
-    casalog.post(message, priority="WARN", origin=ORIGIN)
+    casalog.origin(ORIGIN)
+    casalog.post(message, priority="WARN")
 
 
 def _write(
@@ -298,14 +313,13 @@ def _write(
     cube: Any,
     template: Template,
     imagename: str,
-    history: tuple[str, ...],
+    run: report.Run,
 ) -> dict[str, str]:
     """Write all products into the work folder, then move them into place together."""
     base = os.path.basename(request.outfile)
     keeps_images = bool(request.vis) and request.keepimages
     try:
-        products.write_all(work.staged, base, result, cube, template, history)
-        report.write(work.staged / base, result, cube, request)
+        products.write_all(work.staged, base, result, cube, template, run)
         if keeps_images:
             stem = imagename.removesuffix(".image")
             for ending in outfiles.IMAGES:
@@ -322,15 +336,30 @@ def _write(
     return work.publish(endings, overwrite=request.overwrite)
 
 
-def _history(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    given = ", ".join(f"{name}={value!r}" for name, value in parameters.items() if value not in ("", [], None))
-    return (f"sdeepfocus({given})",)
+def _told(request: inputs.Request, networks: Any, parameters: Mapping[str, Any]) -> report.Run:
+    """What the products say of how they were made."""
+    defaults = params.sdeepfocus().defaults()
+    given = ", ".join(
+        f"{name}={value!r}"
+        for name, value in parameters.items()
+        if value not in ("", [], None) and value != defaults.get(name)
+    )
+    weighting = str(request.tclean["weighting"]) if request.vis else ""
+    if weighting.startswith("briggs"):
+        weighting += f", robust {request.tclean['robust']:g}"
+    return report.Run(
+        inputs=request.vis or (request.imagename,), mode=request.mode, minsnr=request.minsnr,
+        falsealarms=request.falsealarms, call=f"sdeepfocus({given})", psf=request.psf, pb=request.pb,
+        weighting=weighting, networks="{preset} on {device}".format(**networks.info), warnings=request.warnings,
+    )  # fmt: skip
 
 
 @contextmanager
 def _timed(timings: dict[str, float], name: str, **subjects: Any) -> Iterator[None]:
     """A step of the task: its time, and its name and subjects in the errors of libraries."""
     start = time.perf_counter()
+    progress.current.get().step(STEPS[name])
+    log(f"step: {STEPS[name]}")
     try:
         with failures.step(name, **subjects):
             yield
@@ -338,13 +367,26 @@ def _timed(timings: dict[str, float], name: str, **subjects: Any) -> Iterator[No
         timings[name] = time.perf_counter() - start
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int], None]]:
-    """A counter on a terminal, silent elsewhere: call it with the round's name and the sources so far."""
-    with tqdm(desc="sdeepfocus", unit=" sources", disable=not sys.stderr.isatty(), leave=False) as bar:
+def _searching(step: str, sources: int) -> None:
+    """What the search does now, for the line on the terminal."""
+    so_far = f", {sources} sources so far" if sources else ""
+    progress.current.get().step(f"{STEPS['find']}: {step}{so_far}")
 
-        def show(step: str, sources: int) -> None:
-            bar.set_description(f"sdeepfocus, {step}")
-            bar.update(sources - bar.n)
 
-        yield show
+def _made(done: int, number: int, share: float) -> None:
+    """How many of several cubes are made, for the line on the terminal."""
+    progress.current.get().step(f"cube {min(done + 1, number)} of {number}" if done < number else "tables and pages")
+    progress.current.get().share(share)
+
+
+def _found(result: Any, cube: Any, convention: str) -> Found:
+    """The tables and arrays of a result."""
+    speeds = velocity.velocity(cube.freq, cube.restfreq, convention)
+    return Found(
+        {}, catalogue=result.catalogue,
+        spectra={item.name: Spectrum(cube.freq, speeds, item.spectrum, item.model) for item in result.details},
+        maps={
+            "integrated": result.integrated, "probability": result.probability,
+            "noise": fitsimages.noise_image(result),
+        },
+    )  # fmt: skip

@@ -20,9 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.geometry import covariance_to_shape, peak_over_flux, shape_to_covariance
+from casa_deepfocus.core.geometry import covariance_to_shape, shape_to_covariance
 from casa_deepfocus.core.matching import Sources, channel_ranges, draw_boxes
 from casa_deepfocus.core.primarybeam import OnSky, local_beam, on_sky
+from casa_deepfocus.core.profiles import GAUSSIAN, PARTS, observed_peak
 from casa_deepfocus.core.sizes import sizes
 from casa_deepfocus.core.skyframe import operator, transform
 
@@ -48,6 +49,7 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("fwhm_min_err", "float", "arcsec", ""),
     ("pa", "float", "deg", "position angle of the major axis, north through east"),
     ("pa_err", "float", "deg", ""),
+    ("profile", "str", "", "gaussian; exponential: a disc, its FWHM that of its second moments; complex: several"),
     ("line_fwhm", "float", "km/s", "FWHM of the line, radio convention"),
     ("line_fwhm_err", "float", "km/s", ""),
     ("peak", "float", "Jy/beam", "peak of the line, or of the continuum where there is no line"),
@@ -142,10 +144,11 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
         "snr_line": component.snr_line if component.has_line else np.nan,
         "snr_continuum": component.snr_cont if component.has_cont else np.nan,
         "snr": component.snr_line if component.has_line else component.snr_cont,
-        "flags": ",".join(sorted(component.flags)),
+        "flags": ",".join(sorted(component.flags)), "profile": component.profile,
     }  # fmt: skip
     beam = cube.beam_covariances()[int(np.clip(round(chan), 0, nchan - 1))]
-    per_flux = peak_over_flux(np.maximum(source.covariance, [0.0, 0.0, -np.inf]), beam) / source.response
+    profile = component.profile if component.profile in PARTS else GAUSSIAN
+    per_flux = observed_peak(np.maximum(source.covariance, [0.0, 0.0, -np.inf]), beam, profile) / source.response
     if component.has_line:
         row |= _line_values(component, cube, source.response)
         row |= _peak(component.amp * per_flux, component.snr_line)

@@ -27,7 +27,7 @@ from casa_deepfocus.core.stack import Stack
 
 SIZE_FLOOR = 0.05
 """Error of an intrinsic covariance that noise does not explain [observed covariance], for the flag only: beams of
-header and data differ by up to 2.5 % before anything is said (`casa.consistency`)."""
+header and data differ by up to 2.5 % before anything is said (`reading.consistency`)."""
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def join(members: Sequence[Component], nchan: int) -> Component:
         x, y, share @ moments, amp=float(flux.sum()) / (GAUSSIAN_LINE * width), chan=chan, fwhm=width,
         cont=float(sum(c.cont for c in members)), slope=float(sum(c.slope for c in members)),
         has_cont=any(c.has_cont for c in members), has_slope=any(c.has_slope for c in members), fit_shape=False,
-        absorption=all(c.absorption for c in members),
+        absorption=all(c.absorption for c in members), profile="complex",
     )  # fmt: skip
     flux_error = np.array([c.line_flux()[1] for c in members])
     for name in ("x", "y", "chan"):

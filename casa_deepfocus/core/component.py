@@ -1,4 +1,4 @@
-"""One source of the model: a Gaussian on the sky times a Gaussian line and a linear continuum."""
+"""One source of the model: a Gaussian or an exponential disc on the sky, a Gaussian line and a linear continuum."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class Component:
     Attributes
     ----------
     x, y : float [pixel]
-    covariance : (3,) float64 [pixel^2] : sxx, syy, sxy, intrinsic (deconvolved); not forced positive
+    covariance : (3,) float64 [pixel^2] : sxx, syy, sxy, intrinsic (deconvolved), of the second moments; that of a
+        Gaussian is not forced positive
+    profile : str, of its brightness on the sky: one of `core.profiles.PARTS`, or 'complex' for several joined
+    profiled_at : float, SNR at which it was last tried with another profile; 0 before
     amp : float [Jy], line flux density at the line's peak, integrated over the sky
     chan : float [chan], line centre
     fwhm : float [chan], line FWHM
@@ -72,6 +75,8 @@ class Component:
     group: int = -1
     flags: set[str] = field(default_factory=set)
     response: float = 1.0
+    profile: str = "gaussian"
+    profiled_at: float = 0.0
 
     def drop_line(self) -> None:
         """Be a source of continuum alone."""

@@ -5,9 +5,9 @@ At natural weighting the likelihood of the visibilities is, up to a constant,
     ln L = sum_c [ m_c . d_c - m_c . (PSF_c (x) m_c) / 2 ] / sigma_c^2,
 
 with m the primary-beam-weighted model [Jy/pixel] and d the dirty image [Jy/beam]. Sources are
-Gaussians on the sky times (Gaussian line + linear continuum) in frequency, so everything that a
-Gauss-Newton step needs comes from small stamps: the derivative images of the source, their
-products with the residual of each channel, and their products through the PSF. The residual
+Gaussians, or sums of Gaussians (core.profiles), on the sky times (Gaussian line + linear continuum)
+in frequency, so everything that a Gauss-Newton step needs comes from small stamps: the derivative
+images of the source, their products with the residual of each channel, and their products through the PSF. The residual
 itself is made anew, exactly and over the whole field, between the sweeps.
 """
 
@@ -22,7 +22,8 @@ from scipy import fft
 from casa_deepfocus.core.component import NAMES, Component, spectral_factors
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA, covariance_to_shape
 from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
-from casa_deepfocus.core.psf import Imager, gaussian_transform, place_psf
+from casa_deepfocus.core.profiles import EXPONENTIAL, profile_transform, profile_transforms
+from casa_deepfocus.core.psf import Imager, place_psf
 
 _FLUXES = ("amp", "cont", "slope")
 """Parameters that the model is linear in."""
@@ -74,14 +75,16 @@ class _Stamp:
         self._factors = [1.0, -2j * np.pi * fx, -2j * np.pi * fy]
         self._factors += [-2 * np.pi**2 * fx**2, -2 * np.pi**2 * fy**2, -4 * np.pi**2 * fx * fy]
 
-    def images(self, vector: NDArray) -> NDArray[np.float32]:
+    def images(self, vector: NDArray, profile: str) -> NDArray[np.float32]:
         """(6, size, size) : a component's image of unit flux, and its derivatives by x, y, sxx, syy, sxy.
 
         They are 0 where there are no data: what lies there would agree with any model, and hold up a component
         that leans over the edge on a sidelobe.
         """
-        base = gaussian_transform((self.size, self.size), vector[0] - self.x0, vector[1] - self.y0, vector[2:5])
-        images = fft.irfft2(np.stack([base * factor for factor in self._factors]), s=(self.size, self.size))
+        grid = (self.size, self.size)
+        base, by_size = profile_transforms(grid, vector[0] - self.x0, vector[1] - self.y0, vector[2:5], profile)
+        bases = [base] * 3 + [by_size] * 3
+        images = fft.irfft2(np.stack([b * factor for b, factor in zip(bases, self._factors, strict=True)]), s=grid)
         if self.known is not None:
             images *= self.known
         return images
@@ -151,7 +154,7 @@ class _Group:
         self.start_spectra = np.array(
             [self._spectra(c, v)["total"] for c, v in zip(components, self.start, strict=True)]
         )
-        images = np.stack([self.stamp.images(v)[0] for v in self.start])
+        images = self._images_of(self.start)[:, 0]
         self.start_images = images.reshape(len(components), -1)
         self.start_dirty = self._dirty(images).reshape(len(components), -1)
 
@@ -180,9 +183,13 @@ class _Group:
         return float((self.weights * (linear - 0.5 * quadratic)).sum())
 
     def _images(self, components: Sequence[Component]) -> tuple[NDArray, NDArray]:
-        images = np.stack([self.stamp.images(c.vector())[0] for c in components])
+        images = np.stack([self.stamp.images(c.vector(), c.profile)[0] for c in components])
         dirty = self._dirty(images, [self._modulated(c) for c in components])
         return images.reshape(len(components), -1), dirty.reshape(len(components), -1)
+
+    def _images_of(self, vectors: Sequence[NDArray]) -> NDArray:
+        """(n, 6, size, size) : images and derivatives of the group's components with other parameters."""
+        return np.stack([self.stamp.images(v, c.profile) for c, v in zip(self.components, vectors, strict=True)])
 
     def _totals(self, components: Sequence[Component]) -> NDArray[np.float64]:
         return np.array([component.spectrum(self.nchan) for component in components])
@@ -199,15 +206,13 @@ class _Group:
 
     def gain(self, vectors: Sequence[NDArray]) -> float:
         """ln L of the parameters minus ln L of the start."""
-        images = np.stack([self.stamp.images(v)[0] for v in vectors])
+        images = self._images_of(vectors)[:, 0]
         flat = images.reshape(len(vectors), -1)
         spectra = np.array([self._spectra(c, v)["total"] for c, v in zip(self.components, vectors, strict=True)])
         change = np.concatenate([spectra, -self.start_spectra])
         both = np.concatenate([flat, self.start_images])
         linear = (change * (both @ self.residual.T)).sum(axis=0)
-        dirty = np.concatenate(
-            [self._dirty(images).reshape(len(vectors), -1), self.start_dirty]
-        )
+        dirty = np.concatenate([self._dirty(images).reshape(len(vectors), -1), self.start_dirty])
         products = both @ dirty.T
         quadratic = np.einsum("ic,ij,jc->c", change, products, change)
         return float((self.weights * (linear - 0.5 * quadratic)).sum()) + self._prior(vectors)
@@ -231,7 +236,7 @@ class _Group:
 
     def normal_equations(self, vectors: Sequence[NDArray]) -> tuple[NDArray, NDArray, list[tuple[int, str]]]:
         """Gradient and Fisher matrix of ln L by the free parameters, and their (component, name)."""
-        images = np.stack([self.stamp.images(v) for v in vectors])  # component, field, y, x
+        images = self._images_of(vectors)  # component, field, y, x
         ncomp = len(vectors)
         flat = images.reshape(ncomp * 6, -1)
         dirty = self._dirty(images).reshape(ncomp * 6, -1)
@@ -326,13 +331,14 @@ class _Group:
             if not component.has_line:
                 vector[8] = max(vector[8], 0.0)
             if component.fit_shape:
-                vector[2:5] = bounded_covariance(vector[2:5], UNRESOLVED * self.beam_variance, self.largest)
+                least = 0.0 if component.profile == EXPONENTIAL else UNRESOLVED * self.beam_variance
+                vector[2:5] = bounded_covariance(vector[2:5], least, self.largest)
         return out
 
     def apply(self, residual: NDArray) -> None:
         """Carry the change of the fit into the residual, on the stamp: the next group sees it."""
         vectors = [c.vector() for c in self.components]
-        images = np.stack([self.stamp.images(v)[0] for v in vectors])
+        images = self._images_of(vectors)[:, 0]
         dirty = self._dirty(images)
         old = self.start_dirty.reshape(dirty.shape)
         new = np.array([self._spectra(c, v)["total"] for c, v in zip(self.components, vectors, strict=True)])
@@ -344,7 +350,7 @@ class _Group:
     def finish(self) -> None:
         """Errors and signal to noise of the components, from the Fisher matrix at the solution."""
         vectors = [c.vector() for c in self.components]
-        images = np.stack([self.stamp.images(v)[0] for v in vectors])
+        images = self._images_of(vectors)[:, 0]
         responses = (images * self._dirty(images)).sum(axis=(1, 2))
         gradient, fisher, names = self.normal_equations(vectors)
         _, fisher_prior, _ = self._with_prior(gradient, fisher, names, vectors)
@@ -461,7 +467,8 @@ class JointFit:
         """Data minus the dirty image of all components, exact, over the whole field. (nchan, ny, nx)."""
         np.copyto(self.residual, self.data)
         if components:
-            transforms = np.stack([gaussian_transform(self.imager.grid, c.x, c.y, c.covariance) for c in components])
+            grid = self.imager.grid
+            transforms = np.stack([profile_transform(grid, c.x, c.y, c.covariance, c.profile) for c in components])
             spectra = np.array([c.spectrum(self.data.shape[0]) for c in components])
             peaks = np.max(np.abs(spectra) * np.sqrt(self.weights), axis=1, keepdims=True)
             # A hundredth of a per cent of a source's own peak, and of the noise, is left out.
@@ -549,7 +556,7 @@ class JointFit:
         motion : (2,) float64 [pixel per channel], along x and y
         """
         group = self._group([component])
-        images = group.stamp.images(component.vector())[1:3]
+        images = group.stamp.images(component.vector(), component.profile)[1:3]
         dirty = group._dirty(images[None])[0].reshape(2, -1)
         images = images.reshape(2, -1)
         moved = component.line_spectrum(group.nchan) * (np.arange(group.nchan) - component.chan)

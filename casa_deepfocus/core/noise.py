@@ -18,6 +18,14 @@ NO_NOISE = 1e-5
 """Rms over the peak of a channel below which there is no noise: far above the rounding of float32, 1e-7, and below what
 is left in all but the very best of calibrated images."""
 
+SMOOTH_OVER = 9
+"""Channels over whose median the noise is smooth in frequency: its error is then 0.4 of a channel's, and the wing of an
+atmospheric line is followed."""
+
+STANDS_OUT = 4.0
+"""Errors of a channel's noise by which it must differ from that median to be taken for its own: of 4000 channels of
+nothing but noise one in four cubes does."""
+
 LEAST_NOISE = 1e-4
 """Noise over the peak that is assumed then: the fit leaves out 1e-4 of a source's peak."""
 
@@ -102,6 +110,35 @@ def channel_noise(data: NDArray, peaks: NDArray | None = None) -> NDArray[np.flo
     if not np.isfinite(sigma).any():
         raise DataError("the image holds no data: every channel is blank or zero. Check the selection and flags.")
     return sigma
+
+
+def smooth_noise(sigma: NDArray) -> NDArray[np.float64]:
+    """The noise of channels as a smooth function of frequency, but for channels that stand out of it.
+
+    Noise changes slowly with frequency, but in flagged channels and atmospheric lines: what a channel's own estimate
+    has beyond the median of its neighbours is its error, unless it is more than all the others have. What stands out
+    stays as it was measured, a channel whose sources leave something of themselves among it.
+
+    Parameters
+    ----------
+    sigma : (nchan,) [Jy/beam], one estimate a channel; NaN for flagged channels
+
+    Returns
+    -------
+    (nchan,) float64 [Jy/beam], NaN where sigma is; a copy of sigma for fewer than two windows of channels
+    """
+    out = np.array(sigma, dtype=float)
+    good = np.flatnonzero(np.isfinite(out) & (out > 0))
+    if good.size < 2 * SMOOTH_OVER:
+        return out
+    half = SMOOTH_OVER // 2
+    values = np.log(out[good])
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, half, mode="reflect"), SMOOTH_OVER)
+    middle = np.median(windows, axis=1)
+    away = values - middle
+    error = MAD_TO_SIGMA * float(np.median(np.abs(away)))
+    out[good] = np.exp(np.where(np.abs(away) > STANDS_OUT * error, values, middle))
+    return out
 
 
 def channel_peaks(data: NDArray) -> NDArray[np.float64]:

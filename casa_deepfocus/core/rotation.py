@@ -17,6 +17,7 @@ from scipy import fft, optimize
 
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.fit import JointFit
+from casa_deepfocus.core.profiles import profile_transform
 from casa_deepfocus.core.psf import gaussian_transform
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _advantage(
     twice[0] = twice[-1] = 1.0
     seen = seen * (twice / size**2)
     images = [
-        gaussian_transform((size, size), m.x - stamp.x0, m.y - stamp.y0, m.covariance) for m in members
+        profile_transform((size, size), m.x - stamp.x0, m.y - stamp.y0, m.covariance, m.profile) for m in members
     ]  # fmt: skip
     power = psf * twice / size**2
     linear = sum(

@@ -98,7 +98,7 @@ def run(
     networks : Networks; `info["flow"]` says what they are for: ours (the default) or one of `FLOWS`
     options : Options, optional
     log : Log, for one line a step, and warnings
-    progress : callable on (round's name, number of sources so far), optional
+    progress : callable on (round and step, number of sources so far), at each step, optional
 
     Returns
     -------
@@ -121,7 +121,13 @@ def run(
 def _run(
     cube: Cube, networks: Networks, options: Options, log: Log, progress: Callable[[str, int], None] | None
 ) -> Result:
-    clock = Clock()
+    here = ("", 0)
+
+    def told(name: str) -> None:
+        if progress is not None:
+            progress(here[0] + name, here[1])
+
+    clock = Clock(told)
     if options.mode == "line" and cube.nchan < MIN_LINE_CHANNELS:
         raise DataError(f"mode='line' needs at least {MIN_LINE_CHANNELS} channels; the image has {cube.nchan}")
     if options.noise_map is None:
@@ -147,6 +153,7 @@ def _run(
     with clock.step("outside"):
         outside.look()
     for number in range(1, options.rounds + 1):
+        here = (f"round {number}, ", len(search.components))
         with clock.step("detection"):
             line, maps, blobs = detect(search)
             blobs = outside.above_unknown(blobs, maps)
@@ -181,8 +188,6 @@ def _run(
         if not found and not added and not renewed:
             break
         log(f"round {number}: {len(blobs)} blobs, {len(found)} candidates, {len(search.components)} sources so far")
-        if progress is not None:
-            progress(f"round {number}", len(search.components))
         if not added and not renewed:
             break
         search.count("rounds", 1)
@@ -194,6 +199,12 @@ def _run(
             f"sources that are no Gaussians leave it; a continuum must exceed {search.limit('integrated'):.1f} sigma"
         )
         result.catalogue.meta["dynamic_range_floor"] = search.floor
+    if "residual" in result.catalogue.meta:
+        log(
+            f"what is left without the sources is not noise: {result.catalogue.meta['residual']}. Sources near there "
+            "may be missing, or be pieces of others: look at the residual image",
+            "WARN",
+        )
     if outside.sources:
         result.catalogue.meta["outside"] = outside.summary()
     if sidelobes:

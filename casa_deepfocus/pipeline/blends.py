@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
+from casa_deepfocus.core.profiles import EXPONENTIAL, GAUSSIAN
 from casa_deepfocus.pipeline.joint import refine, renew_noise
 from casa_deepfocus.pipeline.state import Search
 
@@ -103,6 +104,7 @@ def _pair(component: Component, away: NDArray, covariance: NDArray, channels: fl
         half.covariance, half.prior_covariance = np.array(covariance, dtype=float), None
         half.amp, half.cont, half.slope = 0.5 * component.amp, 0.5 * component.cont, 0.5 * component.slope
         half.errors, half.flags, half.matrix = {}, set(), None
+        half.profile, half.profiled_at = GAUSSIAN, 0.0
         if channels:
             half.chan, half.fwhm = component.chan + side * channels, max(0.6 * component.fwhm, 1.0)
             half.amp = component.amp
@@ -156,10 +158,16 @@ def merge(search: Search) -> int:
         one = copy.copy(neighbour)
         one.cont += component.cont if one.has_cont else 0.0
         one.errors = {}
-        if -search.fit.in_place_of([neighbour, component], [one]) < needed(search, component):
-            if _replace(search, [neighbour, component], [one]):
+        # A companion of a Gaussian may be what it takes to make an exponential of it.
+        for profile in dict.fromkeys((one.profile, EXPONENTIAL)):
+            alone = copy.copy(one)
+            alone.profile = profile
+            if -search.fit.in_place_of([neighbour, component], [alone]) >= needed(search, component):
+                continue
+            if _replace(search, [neighbour, component], [alone]):
                 search.refused.append(component)
                 changes += 1
+                break
     return changes
 
 

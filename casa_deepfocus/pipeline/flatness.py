@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.noise import channel_noise
 from casa_deepfocus.core.noisemap import NoiseMap, measure_noise_map
-from casa_deepfocus.pipeline.joint import refine
+from casa_deepfocus.pipeline.joint import measured_noise, refine
 from casa_deepfocus.pipeline.outside import Outside
 from casa_deepfocus.pipeline.state import Log, Search
 
@@ -70,7 +69,7 @@ class Flatness:
                 factor * value for value in (component.amp, component.cont, component.slope)
             )
         search.fit.update_residual(search.components)
-        search.sigma = channel_noise(search.fit.residual, search.peaks)
+        search.sigma = measured_noise(search)
         search.fit.set_noise(search.sigma)
         # What was too faint before may not be so now.
         search.refused.clear()

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core.component import Component
-from casa_deepfocus.core.noise import assumed_noise, channel_noise
+from casa_deepfocus.core.noise import assumed_noise, channel_noise, smooth_noise
+from casa_deepfocus.core.profiles import EXPONENTIAL, GAUSSIAN, mismatch
 from casa_deepfocus.pipeline.lines import KnownLine, same_source
 from casa_deepfocus.pipeline.state import LEAST_PART, Search
 
@@ -33,6 +34,20 @@ sources of simulated fields had 0.07 at most, true ones 0.09 and more (docs/deci
 ONE_PLACE = 0.2
 """Distance [beam] below which two components are at one place."""
 
+SAME_NOISE = 0.01
+"""Change of ln sigma of every channel below which the noise stays as it is: a per cent of an SNR."""
+
+OTHER_WEIGHTS = 0.1
+"""Change of ln sigma of a channel from which its sources are fitted again: with weights that are wrong by less, errors
+grow by less than a hundredth."""
+
+PREFERRED = 3.0
+"""ln L that an exponential must gain over a Gaussian. A source that is a Gaussian is taken for an exponential by chance
+in less than 1 of 100 cases then, whatever its SNR: the gain has a mean of -D and a variance of 2 D."""
+
+LIKE_BEFORE = 0.2
+"""Change of ln SNR below which a component's profile is not looked at again."""
+
 LEAST_RESPONSE = 0.01
 """Response (core.fit) below which a component has no flux to tell: nearly all of it would be at spacings shorter than
 the shortest baseline. Where all spacings are, a source of 7 beams has it, and none is fitted that large."""
@@ -52,8 +67,8 @@ def refine(search: Search, new: Sequence[Component]) -> int:
         add(search, component)
     for _ in range(5):
         search.fit.fit(search.components)
-        renew_noise(search)
-        if not (prune(search) | make_physical(search) | join_parts(search)):
+        other = renew_noise(search) | choose_profiles(search)
+        if not (prune(search) | make_physical(search) | join_parts(search) | other):
             break
     else:
         # The last change must reach the values and the residual as well.
@@ -117,17 +132,58 @@ def leave_continuum(component: Component) -> bool:
     return True
 
 
-def renew_noise(search: Search) -> None:
-    """Measure the noise on the residual, where bright sources' sidelobes no longer count as noise, and its floor."""
+def measured_noise(search: Search) -> NDArray[np.float64]:
+    """(nchan,) the noise of the residual, smooth in frequency where there is any to measure; sets `search.assumed`."""
     fresh = channel_noise(search.fit.residual, search.peaks)
     if search.peaks is not None:
         search.assumed = assumed_noise(fresh, search.peaks)
-    scale = np.nanmedian(fresh / search.sigma)
-    if abs(scale - 1.0) > 0.01:
+    return fresh if search.assumed else smooth_noise(fresh)
+
+
+def renew_noise(search: Search) -> bool:
+    """Measure the noise on the residual, where bright sources' sidelobes no longer count as noise, and its floor.
+
+    Every channel counts: a bright narrow line fills a few of them with its sidelobes, and the median over all of them
+    does not move. True where so much has changed that a fit has other weights.
+    """
+    fresh = measured_noise(search)
+    change = float(np.nanmax(np.abs(np.log(fresh / search.sigma)), initial=0.0))
+    if change > SAME_NOISE:
         search.sigma = fresh
         search.fit.set_noise(fresh)
         search.fit.measure(search.components)
     search.measure_floor()
+    return change > OTHER_WEIGHTS
+
+
+def choose_profiles(search: Search) -> bool:
+    """Take for each bright resolved component the profile that the data prefer. True if any has changed.
+
+    An exponential disc is no Gaussian: what the best Gaussian leaves of a bright one would pass for further sources.
+    The two have as many parameters, so the likelihood alone decides; a component is looked at where it can tell.
+    """
+    changed = False
+    for component in search.components:
+        if component.absorption or not component.fit_shape:
+            continue
+        snr = float(np.hypot(component.snr_line * component.has_line, component.snr_cont * component.has_cont))
+        if component.profile == GAUSSIAN and (
+            0.5 * snr**2 * mismatch(component.covariance, search.beam) < PREFERRED
+        ):  # fmt: skip
+            continue
+        if component.profiled_at and abs(np.log(max(snr, 1e-9) / component.profiled_at)) < LIKE_BEFORE:
+            continue
+        component.profiled_at = max(snr, 1e-9)
+        other = copy.copy(component)
+        other.profile = EXPONENTIAL if component.profile == GAUSSIAN else GAUSSIAN
+        gain = search.fit.in_place_of([component], [other])
+        needed = PREFERRED if component.profile == GAUSSIAN else -PREFERRED
+        if gain > needed:
+            component.__dict__.update(other.__dict__)
+            changed = True
+    if changed:
+        search.fit.update_residual(search.components)
+    return changed
 
 
 def make_physical(search: Search) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,12 +15,12 @@ from casa_deepfocus.core import catalogue as cat
 from casa_deepfocus.core.complexes import chains, join
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.core.detection import DetectionMap, LineSearch, integrated_map
+from casa_deepfocus.core.detection import DetectionMap
 from casa_deepfocus.core.focusing import crop_origin, focus, refine_position
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.model3d import observed_covariance, source_mask
 from casa_deepfocus.core.rotation import is_one_source
-from casa_deepfocus.pipeline.blobs import line_cube
+from casa_deepfocus.pipeline.leftover import Leftover, look_at_residual
 from casa_deepfocus.pipeline.state import Clock, Networks, Result, Search, SourceDetail
 
 
@@ -33,7 +34,8 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
     parts = [[search.components[index] for index in chain] for chain in indices]
     parts.sort(key=lambda members: -max(max(c.snr_line, c.snr_cont) for c in members))
     sources = [members[0] if len(members) == 1 else join(members, search.cube.nchan) for members in parts]
-    reliable = _reliabilities(search, sources)
+    left = look_at_residual(search)
+    reliable = _reliabilities(search, sources, left)
     kept = np.flatnonzero(reliable >= search.options.reliability)
     search.count("unreliable", len(sources) - kept.size)
     sources, parts = [sources[index] for index in kept], [parts[index] for index in kept]
@@ -55,11 +57,14 @@ def report(search: Search, cube: Cube, sigma: NDArray, first: DetectionMap, cloc
             add_to_mask(mask, member, cube, search.options.minsnr)
     noise = search.sigma if search.cube is cube else sigma
     note_run(table, noise, search.networks)
+    if left.remarks:
+        table.meta["residual"] = left.summary
     search.counts["sources"] = len(table)
     search.counts["components"] = len(search.components)
     return Result(
         table, search.probability, mask, first.image, noise, details, dict(clock.seconds), dict(search.counts),
         None if search.noise_map is None else search.noise_map.image,
+        [scaled(component, search.noise_at(component.x, component.y)) for component in search.components],
     )  # fmt: skip
 
 
@@ -70,6 +75,11 @@ def _undo_map(table: Table, noise: Sequence[float]) -> None:
             table[name] *= np.asarray(noise)
 
 
+def scaled(component: Component, factor: float) -> Component:
+    """A component with its fluxes multiplied."""
+    return replace(component, amp=component.amp * factor, cont=component.cont * factor, slope=component.slope * factor)
+
+
 def in_units(result: Result, unit: float) -> None:
     """Multiply every flux of a result with the unit of the data that it was found in [Jy/beam], in place."""
     table = result.catalogue
@@ -78,6 +88,7 @@ def in_units(result: Result, unit: float) -> None:
             table[name] *= unit
     table.meta["noise"] *= unit
     result.noise = result.noise * unit
+    result.components = [scaled(component, unit) for component in result.components]
     for detail in result.details:
         for image in (detail.focused, detail.spectrum, detail.model):
             image *= np.float32(unit)
@@ -160,19 +171,17 @@ def flag(component: Component, cube: Cube, beam: float) -> None:
         component.flags.add("gaussian_psf")
 
 
-def _reliabilities(search: Search, components: Sequence[Component]) -> NDArray:
+def _reliabilities(search: Search, components: Sequence[Component], left: Leftover) -> NDArray:
     """Reliability of each component: of its line or of its continuum, whichever is the surer."""
     if not components:
         return np.empty(0)
-    residual = np.where(search.inside, search.fit.residual, np.float32(np.nan))
     peaks = search.noise_peaks("integrated")
-    deepest = float(-np.nanmin(integrated_map(residual, search.sigma).image))
-    best = peaks.fitted().reliability([c.snr_cont / search.floor for c in components], peaks.tail_scale(deepest))
+    scale = peaks.tail_scale(left.deepest)
+    best = peaks.fitted().reliability([c.snr_cont / search.floor for c in components], scale)
     if search.lines:
         peaks = search.noise_peaks("line")
-        deepest = float(LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()[0].max())
         snr = [c.snr_line if c.has_line else 0.0 for c in components]
-        best = np.maximum(best, peaks.fitted().reliability(snr, peaks.tail_scale(deepest)))
+        best = np.maximum(best, peaks.fitted().reliability(snr, peaks.tail_scale(left.deepest_line)))
     return best
 
 

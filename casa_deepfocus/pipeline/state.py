@@ -154,6 +154,9 @@ class Result:
     noise_map : (ny, nx) float32 or None
         The noise over the image relative to its median: that of a voxel is noise[chan] * noise_map[y, x]. None where
         it is flat.
+    components : list of Component
+        All that was fitted, also what is a part of one source in the catalogue, or too unlikely for it; fluxes [Jy] as
+        observed.
     """
 
     catalogue: Table
@@ -165,6 +168,7 @@ class Result:
     timings: dict[str, float]
     counts: dict[str, int]
     noise_map: NDArray | None = None
+    components: list[Component] = field(default_factory=list)
 
 
 def silent(message: str, priority: str = "INFO") -> None:
@@ -172,14 +176,16 @@ def silent(message: str, priority: str = "INFO") -> None:
 
 
 class Clock:
-    """Seconds spent in each step, over all rounds."""
+    """Seconds spent in each step, over all rounds; `told` hears of each step when it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], None] = lambda name: None) -> None:
         self.seconds: dict[str, float] = {}
+        self._told = told
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
+        self._told(name)
         try:
             yield
         finally:

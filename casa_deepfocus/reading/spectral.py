@@ -12,9 +12,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa.fitsfiles import FitsImage
-from casa_deepfocus.casa.headers import ctype, number, set_keyword
 from casa_deepfocus.errors import DataError
+from casa_deepfocus.reading.fitsfiles import FitsImage
+from casa_deepfocus.reading.headers import ctype, number, set_keyword
 
 FRAMES = {
     "LSRK": "LSRK", "LSRD": "LSRD", "BARYCENT": "BARY", "TOPOCENT": "TOPO", "GEOCENTR": "GEO", "GALACTOC": "GALACTO",

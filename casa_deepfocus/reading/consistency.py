@@ -1,7 +1,7 @@
 """What is said about one image, held against each other: names, grids, beams, noise. Contradictions are refused.
 
 Every number that two inputs both tell is compared here, for an image that is read with the PSF or the primary beam of
-another gives wrong fluxes without a word. `casa.images` calls this while it reads; the arithmetic is in
+another gives wrong fluxes without a word. `reading.cube` calls this while it reads; the arithmetic is in
 `core.agreement`.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from astropy.wcs.utils import pixel_to_skycoord, skycoord_to_pixel
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa.grids import Template, celestial_wcs, cell_size, frequencies, opened
 from casa_deepfocus.core.agreement import Verdict, noise_slope, width_ratios
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.psf import fit_beam
 from casa_deepfocus.errors import DataError, ParameterError
+from casa_deepfocus.reading.grid import Grid, celestial_wcs, cell_size, frequencies
 
 LEAST_FIELD = 4.5
 """Smallest side of a field [beams]. The noise is measured on the field itself, where on few beams a source passes for
@@ -116,7 +116,7 @@ def check_field(shape: tuple[int, int], beams: NDArray, cell: float, name: str) 
         )
 
 
-def check_pixel(other: Template, image: Template, kind: str) -> None:
+def check_pixel(other: Grid, image: Grid, kind: str) -> None:
     """See that two images have the same pixels: side, rotation and sense of their axes.
 
     Raises
@@ -138,7 +138,7 @@ def check_pixel(other: Template, image: Template, kind: str) -> None:
         )
 
 
-def check_place(other: Template, image: Template, kind: str) -> None:
+def check_place(other: Grid, image: Grid, kind: str) -> None:
     """See that the pixels of two images of one shape are at the same places on the sky.
 
     Raises
@@ -160,7 +160,7 @@ def check_place(other: Template, image: Template, kind: str) -> None:
         )
 
 
-def matching_channels(other: Template, image: Template, kind: str) -> NDArray[np.intp]:
+def matching_channels(other: Grid, image: Grid, kind: str) -> NDArray[np.intp]:
     """Which planes of a PSF or primary beam belong to the channels of an image, by their frequencies.
 
     Returns
@@ -203,7 +203,7 @@ def matching_channels(other: Template, image: Template, kind: str) -> NDArray[np
     )
 
 
-def check_beam(beams: NDArray, psf: NDArray, image: Template, psfname: str, data: NDArray, log: Log) -> None:
+def check_beam(beams: NDArray, psf: NDArray, image: Grid, psfname: str, data: NDArray, log: Log) -> None:
     """Hold the header's beams against the main lobe of the PSF.
 
     Where they differ, no number in the image tells what it was multiplied by: imsmooth, and tclean with a larger
@@ -213,7 +213,7 @@ def check_beam(beams: NDArray, psf: NDArray, image: Template, psfname: str, data
     ----------
     beams : (nchan, 3) [arcsec, arcsec, deg], of the header
     psf : (nchan or 1, py, px), peak 1 at (py//2, px//2)
-    image : Template
+    image : Grid
     psfname : str
     data : (nchan, ny, nx); NaN where blank
     log : callable (message, priority)
@@ -266,14 +266,14 @@ def lobes(psf: NDArray, beams: NDArray, cell: float, name: str) -> NDArray[np.fl
     return np.array(found)
 
 
-def is_corrected(data: NDArray, pb: NDArray, image: Template, beam_area: float, log: Log) -> bool:
+def is_corrected(data: NDArray, pb: NDArray, image: Grid, beam_area: float, log: Log) -> bool:
     """Whether an image was divided by its primary beam: as its noise says, or its name where the noise does not tell.
 
     Parameters
     ----------
     data : (nchan, ny, nx); NaN where blank
     pb : (nchan or 1, ny, nx); NaN or 0 outside
-    image : Template
+    image : Grid
     beam_area : float [pixel]
     log : callable (message, priority)
     """
@@ -292,22 +292,12 @@ def is_corrected(data: NDArray, pb: NDArray, image: Template, beam_area: float, 
     return corrected
 
 
-def looks_corrected(image: Template) -> str:
+def looks_corrected(image: Grid) -> str:
     """'name' or 'history' where that says that an image is corrected for the primary beam; '' where neither does."""
     if "pbcor" in os.path.basename(image.name.rstrip("/")).lower():
         return "name"
-    divided = [line for line in _history(image) if "impbcor" in line and "mode" in line]
+    divided = [line for line in image.history() if "impbcor" in line and "mode" in line]
     return "history" if divided and "multiply" not in divided[-1] else ""
-
-
-def _history(image: Template) -> list[str]:
-    if image.fits is not None:
-        return [str(line) for line in image.fits.header.get("HISTORY", [])]
-    with opened(image.name) as ia:
-        try:
-            return [str(line) for line in ia.history(list=False)]
-        except RuntimeError:
-            return []
 
 
 def _outside(freq: float, band: NDArray[np.float64]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike
 
-from casa_deepfocus.casa import outfiles, products
-from casa_deepfocus.casa.inputs import Request
-from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
+from casa_deepfocus.products import regions, tables, velocity
+from casa_deepfocus.products.marks import SOFTWARE
 
 if TYPE_CHECKING:
     from casa_deepfocus.pipeline.state import Result, SourceDetail
@@ -29,10 +31,7 @@ LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
 """Colours of sources with a line, of those without, and of the fitted model."""
 
 OUTLINE = [withStroke(linewidth=2.5, foreground="white")]
-"""Names stay readable on a dark source."""
-
-NAMED = 6
-"""Fields with more sources than this show their numbers in place of their names."""
+"""Numbers stay readable on a dark source."""
 
 PICTURES = 100
 """Sources that get their own picture; the catalogue holds them all."""
@@ -40,7 +39,40 @@ PICTURES = 100
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
+@dataclass(frozen=True)
+class Run:
+    """What was asked for, as the report and the summary tell it.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        Measurement sets, or the image.
+    mode : str
+    minsnr, falsealarms : float
+    call : str
+        As one would type it again.
+    psf, pb : str
+        Files that were read beside the image.
+    weighting : str
+    networks : str
+        The set of networks, and where it ran.
+    warnings : tuple of str
+        What the log warned of.
+    """
+
+    inputs: tuple[str, ...]
+    mode: str = "both"
+    minsnr: float = 5.0
+    falsealarms: float = 0.00025
+    call: str = ""
+    psf: str = ""
+    pb: str = ""
+    weighting: str = ""
+    networks: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
     """Write <prefix>.html, and the picture of the field as <prefix>.png.
 
     Parameters
@@ -48,8 +80,8 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
     prefix : Path
     result : Result
     cube : Cube
-    request : Request
-        For the header: the input and the parameters.
+    run : Run
+        What was asked, and of whom.
     """
     field = png(field_figure(result, cube))
     Path(f"{prefix}.png").write_bytes(field)
@@ -57,19 +89,28 @@ def write(prefix: Path, result: Result, cube: Cube, request: Request) -> None:
     rows = []
     for at, (row, detail) in enumerate(zip(table, result.details, strict=True)):
         picture = png(source_figure(row, detail, cube)) if at < PICTURES else b""
-        rows.append({"name": str(row["name"]), "cells": _cells(row), "picture": base64_text(picture)})
+        rows.append({
+            "id": str(row["id"]), "name": str(row["name"]), "cells": _cells(row), "picture": base64_text(picture),
+            "alt": _alt(row), "flags": [text for text in tables.flag_words(table[at : at + 1])],
+        })  # fmt: skip
     page = template("report.html").render(
         title=prefix.name,
-        software=outfiles.SOFTWARE,
+        software=SOFTWARE,
         verdict=_verdict(result),
-        warnings=_warnings(cube),
+        warnings=_warnings(result, cube, run),
         field=base64_text(field),
         probability=base64_text(png(probability_figure(result, cube))),
-        heads=["", "name", "RA", "Dec", "freq [GHz]", "FWHM [arcsec]", "line FWHM [km/s]", "line flux [Jy km/s]",
-               "continuum [mJy]", "SNR", "reliability", "flags"],
+        heads=[
+            ("id", ""), ("name", ""), ("RA", ""), ("Dec", ""), ("frequency", "GHz"), ("velocity", "km/s"),
+            ("FWHM", "arcsec"), ("PA", "deg"), ("line FWHM", "km/s"), ("line flux", "Jy km/s"), ("continuum", "mJy"),
+            ("SNR line", ""), ("SNR continuum", ""), ("reliability", ""), ("flags", ""),
+        ],
         rows=rows,
         more=max(len(table) - PICTURES, 0),
-        facts=_facts(result, cube, request),
+        flags=tables.flag_words(table),
+        depth=_depth(result, cube, run),
+        products=_products(prefix, result),
+        facts=_facts(result, cube, run),
     )  # fmt: skip
     Path(f"{prefix}.html").write_text(page, encoding="utf-8")
 
@@ -149,13 +190,13 @@ def _draw_focused(axes: Axes, figure: Figure, row: Row, detail: SourceDetail, cu
     )
     shown = axes.imshow(detail.focused * 1e3, origin="lower", extent=extent, cmap="Greys", interpolation="nearest")
     figure.colorbar(shown, ax=axes, shrink=0.9, label="mJy/beam")
-    colour = LINE if products.has_line(row) else CONTINUUM
+    colour = LINE if tables.has_line(row) else CONTINUUM
     # The picture shows the pixels as they lie. With x drawn as offset to the east, north through east turns from +y
     # towards +x.
-    maj, minor, pa = products.observed_pixel_shape(row, cube)
+    maj, minor, pa = regions.observed_pixel_shape(row, cube)
     size = (minor * cube.cell, maj * cube.cell)
     axes.add_patch(Ellipse((0.0, 0.0), *size, angle=-pa, fill=False, color=colour, linewidth=1.6))
-    turned = products.turned(cube.sky_frame(x, y))
+    turned = regions.turned(cube.sky_frame(x, y))
     across, along = ("along -x", "along y") if turned else ("east", "north")
     axes.set(xlabel=f"{across} [arcsec]", ylabel=f"{along} [arcsec]", title="focused image, FWHM as observed")
     axes.title.set_fontsize(10)
@@ -166,7 +207,7 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
     freq = cube.freq / 1e9 if known else np.arange(cube.nchan, dtype=float)
     step = abs(freq[1] - freq[0])
     order = np.argsort(freq)
-    if products.has_line(row):
+    if tables.has_line(row):
         first, last = (min(max(int(channel), 0), cube.nchan - 1) for channel in (detail.chan0, detail.chan1))
         low, high = sorted((freq[first], freq[last]))
         axes.axvspan(low - step / 2, high + step / 2, color=LINE, alpha=0.12, linewidth=0, label="line range")
@@ -181,6 +222,8 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
     axes.ticklabel_format(axis="x", useOffset=False)
     name = f"frequency [GHz], {cube.frame}".rstrip(", ") if known else "channel"
     axes.set(xlabel=name, ylabel="flux density [mJy], as observed")
+    if known and cube.restfreq:
+        _velocity_axis(axes, cube, str(row.table.meta.get("velocity", "")).startswith(velocity.OPTICAL))
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     names = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
     axes.legend(handles, names, loc="upper right", fontsize=8, frameon=False, ncols=4)
@@ -188,10 +231,27 @@ def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> No
     axes.set_ylim(low, high + 0.18 * (high - low))
 
 
+def _velocity_axis(axes: Axes, cube: Cube, optical: bool) -> None:
+    """Velocities above the frequencies, in the convention of the catalogue."""
+    rest = cube.restfreq / 1e9
+
+    def there(freq: ArrayLike) -> ArrayLike:
+        freq = np.asarray(freq, dtype=float)
+        return C_KMS * ((rest - freq) / np.maximum(freq, 1e-9) if optical else 1.0 - freq / rest)
+
+    def back(speed: ArrayLike) -> ArrayLike:
+        speed = np.asarray(speed, dtype=float) / C_KMS
+        return rest / np.maximum(1.0 + speed, 1e-9) if optical else rest * (1.0 - speed)
+
+    above = axes.secondary_xaxis("top", functions=(there, back))
+    above.set_xlabel(f"{'optical' if optical else 'radio'} velocity [km/s]", fontsize=8)
+    above.tick_params(labelsize=8)
+
+
 def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
     ny, nx = shape
     for number, row in enumerate(table, start=1):
-        colour = LINE if products.has_line(row) else CONTINUUM
+        colour = LINE if tables.has_line(row) else CONTINUUM
         x0, y0, x1, y1 = (int(row[name]) for name in ("x0", "y0", "x1", "y1"))
         axes.add_patch(
             Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=colour, linewidth=1.3)
@@ -199,7 +259,7 @@ def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
         above = y1 < 0.93 * ny
         side = "left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center"
         axes.annotate(
-            str(row["name"]) if len(table) <= NAMED else str(number),
+            str(number),
             (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
             textcoords="offset points", ha=side, va="bottom" if above else "top", color=colour,
             fontsize=8.5, path_effects=OUTLINE,
@@ -240,7 +300,7 @@ def png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
     stream = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": outfiles.SOFTWARE})
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": SOFTWARE})
     return stream.getvalue()
 
 
@@ -251,29 +311,84 @@ def base64_text(picture: bytes) -> str:
 
 def _verdict(result: Result) -> str:
     table = result.catalogue
-    lines = sum(products.has_line(row) for row in table)
+    lines = sum(tables.has_line(row) for row in table)
     if not len(table):
         return "no source found"
     plural = "s" if len(table) > 1 else ""
     return f"{len(table)} source{plural}: {lines} with a line, {len(table) - lines} in the continuum only"
 
 
-def _warnings(cube: Cube) -> list[str]:
-    if cube.psf_is_measured:
-        return []
-    return ["No PSF was given: the Gaussian beam of the header stood in for it, and sidelobes were not removed."]
+def _warnings(result: Result, cube: Cube, run: Run) -> list[str]:
+    """What a reader must know before the numbers."""
+    meta, found = result.catalogue.meta, []
+    if not cube.psf_is_measured:
+        found.append("No PSF was given: the header's Gaussian beam stood in for it, and sidelobes were not removed.")
+    if "dynamic_range_floor" in meta:
+        found.append(
+            f"What is left has {float(meta['dynamic_range_floor']):.1f} times the noise, as wrong gains leave it of a "
+            "bright source: only continua that stand out of that are listed."
+        )
+    if "residual" in meta:
+        found.append(f"What is left without the sources is not noise: {meta['residual']}.")
+    if meta.get("outside"):
+        found.append(f"Sources outside of the image were subtracted: {meta['outside']}")
+    said = set(found)
+    return found + [text for text in dict.fromkeys(run.warnings) if text not in said]
+
+
+def _depth(result: Result, cube: Cube, run: Run) -> str:
+    """How deep the search looked, in words."""
+    noise = float(np.nanmedian(result.noise)) * 1e3
+    text = f"Sources above {run.minsnr:g} sigma of the fitted line or continuum"
+    if cube.nchan > 1:
+        whole = noise / np.sqrt(max(int(np.isfinite(result.noise).sum()), 1))
+        return f"{text}; the noise is {noise:.3g} mJy/beam in a channel, {whole:.3g} mJy/beam over the band."
+    return f"{text}; the noise is {noise:.3g} mJy/beam."
+
+
+def _products(prefix: Path, result: Result) -> list[str]:
+    """Names of the files beside the page that can be opened from it."""
+    endings = [".cat.ecsv", ".cat.vot", ".json", *([".crtf", ".reg"] if len(result.catalogue) else [])]
+    return [prefix.name + ending for ending in endings]
+
+
+def _alt(row: Row) -> str:
+    """What the picture of a source shows, for those who do not see it."""
+    kind = "line and continuum" if products_of(row) == 2 else "line" if tables.has_line(row) else "continuum"
+    return (
+        f"Source {row['id']}, {row['name']}: its focused image, with an ellipse of its size, and its spectrum with the "
+        f"fitted model; {kind}, SNR {number(row['snr'], 1.0)}"
+    )
+
+
+def products_of(row: Row) -> int:
+    """How many of line and continuum a source has."""
+    return int(tables.has_line(row)) + int(bool(np.isfinite(row["continuum"])))
 
 
 def _cells(row: Row) -> list[dict[str, str]]:
-    ra, dec = products.sexagesimal(float(row["ra"]), float(row["dec"]))
-    size = f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"
+    ra, dec = tables.sexagesimal(float(row["ra"]), float(row["dec"]))
+    line = tables.has_line(row)
+    small = {"value": tables.SIZELESS} if "unresolved" in str(row["flags"]).split(",") else None
+    size = {"value": f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"}
     return [
-        {"value": ra}, {"value": dec}, {"value": number(row["freq"], 1e-9, 6)}, {"value": size},
-        with_error(row, "line_fwhm", 1.0),
-        with_error(row, "line_flux", 1.0) if products.has_line(row) else {"value": "-"},
-        with_error(row, "continuum", 1e3),
-        {"value": number(row["snr"], 1.0)}, {"value": number(row["reliability"], 1.0)}, {"value": str(row["flags"])},
+        {"value": ra}, {"value": dec},
+        rounded(row, "freq", 1e-9, ".6f") if line else {"value": "-"},
+        rounded(row, "velocity", 1.0, ".1f") if line else {"value": "-"},
+        small or size, {"value": "-"} if small else rounded(row, "pa", 1.0, ".0f"),
+        rounded(row, "line_fwhm", 1.0), rounded(row, "line_flux", 1.0) if line else {"value": "-"},
+        rounded(row, "continuum", 1e3), {"value": number(row["snr_line"], 1.0)},
+        {"value": number(row["snr_continuum"], 1.0)}, {"value": number(row["reliability"], 1.0)},
+        {"value": ", ".join(filter(None, str(row["flags"]).split(",")))},
     ]  # fmt: skip
+
+
+def rounded(row: Row, name: str, scale: float, digits: str = ".4g") -> dict[str, str]:
+    """A cell with the very digits of the table that a run ends with."""
+    value, _, error = tables.with_error(float(row[name]) * scale, float(row[f"{name}_err"]) * scale, digits).partition(
+        "+-"
+    )
+    return {"value": value, "error": error}
 
 
 def with_error(row: Row, name: str, scale: float) -> dict[str, str]:
@@ -290,12 +405,18 @@ def number(value: Any, scale: float, digits: int = 3) -> str:
     return f"{scaled:.{digits}f}" if digits > 4 else f"{scaled:#.{digits}g}".rstrip(".")
 
 
-def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]]:
+def _facts(result: Result, cube: Cube, run: Run) -> list[tuple[str, str]]:
     beam = cube.beam_on_sky()
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
     facts = [
-        ("input", ", ".join(request.vis) or request.imagename),
-        ("mode", f"{request.mode}, minsnr {request.minsnr:g}, falsealarms {request.falsealarms:g}"),
+        ("call", run.call or "-"),
+        ("input", ", ".join(run.inputs)),
+        ("PSF, primary beam", ", ".join(filter(None, (run.psf, run.pb))) or "found by name, or made with the image"),
+        ("networks", f"{run.networks} {result.catalogue.meta.get('models', '')}".strip() or "-"),
+        ("weighting", run.weighting or "as the image was made"),
+        ("made", f"{SOFTWARE}, {result.catalogue.meta.get('created', '')}".rstrip(", ")),
+        ("velocities", str(result.catalogue.meta.get("velocity", "unknown"))),
+        ("mode", f"{run.mode}, minsnr {run.minsnr:g}, falsealarms {run.falsealarms:g}"),
         ("cube", f"{cube.nchan} channels of {cube.shape[1]} x {cube.shape[0]} pixels of {cube.cell:.4g} arcsec"),
         ("beam", f"{beam[0]:.4g} x {beam[1]:.4g} arcsec, position angle {beam[2]:.1f} deg"),
         ("noise", f"{float(np.nanmedian(result.noise)) * 1e3:.4g} mJy/beam in a channel (median)"),
@@ -305,5 +426,5 @@ def _facts(result: Result, cube: Cube, request: Request) -> list[tuple[str, str]
     ]
     if cube.nchan > 1:
         ends = sorted((cube.freq[0] / 1e9, cube.freq[-1] / 1e9))
-        facts.insert(3, ("frequencies", f"{ends[0]:.6f} to {ends[1]:.6f} GHz, {cube.frame}".rstrip(", ")))
+        facts.insert(-5, ("frequencies", f"{ends[0]:.6f} to {ends[1]:.6f} GHz, {cube.frame}".rstrip(", ")))
     return facts + [(key, cube.meta[key]) for key in ("telescope", "observer", "radesys") if key in cube.meta]

@@ -13,7 +13,7 @@ ITEMSIZE = 4
 
 FIXED = 400 * 2**20
 """What a search needs beside its arrays [byte]: the networks with their work space, the slab that CASA hands over in
-double precision with its mask (images.SLAB pixels), and what is no longer used but not yet given back."""
+double precision with its mask (reading.cube.SLAB pixels), and what is no longer used but not yet given back."""
 
 CUBES = 12
 """Copies of the cube that the search makes at its peak: the line cube, residuals, masks, line maps and their

@@ -1,8 +1,8 @@
 """FITS headers as the field writes them, made plain: axes, sky, beam. One place for every dialect.
 
 A header is read by its meaning and nothing of it is handed on as it stands: the sky becomes a two-axis WCS, the
-spectral axis frequencies (`casa.spectral`), and CASA gets a header written anew (`casa_cards`), so that what it cannot
-read (GLS, NCP, beams of zero, CTYPE 'freq') does not reach it.
+spectral axis frequencies (`reading.spectral`), and CASA gets a header written anew (`casa_cards`), so that what it
+cannot read (GLS, NCP, beams of zero, CTYPE 'freq') does not reach it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa.fitsfiles import FitsImage
 from casa_deepfocus.errors import DataError
+from casa_deepfocus.reading.fitsfiles import FitsImage
 
 SKY = {"RA": "lng", "DEC": "lat", "GLON": "lng", "GLAT": "lat", "ELON": "lng", "ELAT": "lat", "SLON": "lng",
        "SLAT": "lat", "HLON": "lng", "HLAT": "lat"}  # fmt: skip

@@ -1,6 +1,6 @@
 """The point-spread function and the primary beam of an image, from pixels to what the core takes, or refused.
 
-Their headers are held against the image's in `casa.consistency`; here it is their values that must be possible.
+Their headers are held against the image's in `reading.consistency`; here it is their values that must be possible.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.errors import DataError
+from casa_deepfocus.reading.grid import Grid
 
 PEAK_TOLERANCE = 0.01
 """Largest difference of a PSF's peak from 1. tclean's are 1 to single precision (27 sets of images, all weightings and
@@ -198,7 +198,7 @@ def nearest(good: NDArray[np.intp], nchan: int) -> NDArray[np.intp]:
     return good[np.abs(np.arange(nchan)[:, None] - good[None, :]).argmin(axis=1)]
 
 
-def reference_pixel(template: Template, wcs_pixel: NDArray) -> tuple[float, float] | None:
+def reference_pixel(template: Grid, wcs_pixel: NDArray) -> tuple[float, float] | None:
     """(y, x) of a header's reference pixel [zero-based] where it is within the image; None elsewhere."""
     x, y = (float(value) - 1.0 for value in wcs_pixel)
     inside = 0 <= x < template.shape[template.x] and 0 <= y < template.shape[template.y]
