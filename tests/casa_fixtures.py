@@ -269,7 +269,8 @@ def make_result(cube: Cube) -> Result:
             "fwhm_min": [1.0, 0.2, 0.0][number], "pa": [30.0, 0.0, 60.0][number], "pb": 0.9, "reliability": 0.99,
             "group": number, "flags": ["", "unresolved", ""][number], "profile": "gaussian",
             "snr": 100.0 / (number + 1), "line_flux": 0.0, "line_flux_jyhz": 0.0,
-            "x0": round(x) - 3, "y0": round(y) - 3, "x1": round(x) + 3, "y1": round(y) + 3, "chan0": 0, "chan1": nchan - 1,
+            "x0": round(x) - 3, "y0": round(y) - 3, "x1": round(x) + 3, "y1": round(y) + 3,
+            "chan0": 0, "chan1": nchan - 1,
         }  # fmt: skip
         if source.line:
             width = source.width * kms
