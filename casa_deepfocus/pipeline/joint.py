@@ -53,16 +53,24 @@ LEAST_RESPONSE = 0.01
 the shortest baseline. Where all spacings are, a source of 7 beams has it, and none is fitted that large."""
 
 
+MORE_LEFT = 1.01
+"""Square of what is left, weighted by the noise, over what was left before new components were tried, that they may not
+exceed: dropping what is not significant leaves less than that of itself."""
+
+
 def refine(search: Search, new: Sequence[Component]) -> int:
     """Fit the new components together with the old; drop what is not significant. Number of changes that stay.
 
-    Where a source that was sure before is gone afterwards, new ones took its flux: all is as before, they are refused.
+    Where a source that was sure before is gone afterwards, new ones took its flux; where more is left than before, they
+    have led the fit astray. All is as before then, and they are refused.
     """
     before = {(id(c), c.has_line, c.has_cont) for c in search.components}
     saved = [copy.deepcopy(component) for component in search.components] if new else []
     tried = promising(search, new)
     if new and not tried:
         return 0
+    weights = search.fit.weights.copy()
+    left_before = what_is_left(search, weights) if tried else np.inf
     for component in tried:
         add(search, component)
     for _ in range(5):
@@ -73,13 +81,20 @@ def refine(search: Search, new: Sequence[Component]) -> int:
     else:
         # The last change must reach the values and the residual as well.
         search.fit.fit(search.components)
-    if any(_is_gone(search, component) for component in saved):
+    astray = bool(saved) and what_is_left(search, weights) > MORE_LEFT * left_before
+    if astray or any(_is_gone(search, component) for component in saved):
         search.components = saved
         search.refused += [component for component in tried if component not in search.refused]
         search.fit.update_residual(saved)
         renew_noise(search)
         return 0
     return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
+
+
+def what_is_left(search: Search, weights: NDArray) -> float:
+    """Sum of the squares of the residual over those of a noise: weights (nchan,) [1 / (Jy/beam)^2]."""
+    squares = np.einsum("cyx,cyx->c", search.fit.residual, search.fit.residual, dtype=np.float64)
+    return float(weights @ squares)
 
 
 def _is_gone(search: Search, component: Component) -> bool:
