@@ -299,7 +299,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not list(tmp_path.iterdir())
     (tmp_path / "there").mkdir()
     with pytest.raises(ProductError, match="exists"):
-        write_archive(tmp_path / "there", ARCHIVE)
+        write_archive(tmp_path / "there", Recipe(**ARCHIVE))
     with pytest.raises(SystemExit):
         main(["archive", str(tmp_path / "new"), "--missing", "one"])
     assert "TARGET:WINDOW" in capsys.readouterr().err
