@@ -1,0 +1,150 @@
+"""One question, asked of every change of the model: is ln L of the new enough above that of the old?
+
+A change is a `Proposal`: some components in the place of others. What it must gain in ln L follows from what it adds
+or takes away, by one price list: a component costs what noise gains by the best of all places, channels and widths
+that it could have had, and a little of its brightness, as no source is what a component describes. So two are one
+where the one loses less than the second costs, and one is two where they gain more.
+
+What a proposal gains by itself is found on the stamp around it. Whether the whole model is better with it is asked
+after a fit of everything, in a `trial`: unless it is kept, all is as it was, the same objects with the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from casa_deepfocus.core.component import Component
+from casa_deepfocus.core.profiles import GAUSSIAN
+from casa_deepfocus.pipeline.state import Search
+
+MARGIN = 1.1
+"""Times the SNR that a source needs, that one within another's beam must add: their errors are larger by that than the
+bounds that an SNR is counted in."""
+
+MISMATCH = 0.01
+"""No source is a Gaussian: two must gain this times the square of the fainter one's SNR more than noise does."""
+
+PREFERRED = 3.0
+"""ln L that an exponential must gain over a Gaussian. A source that is a Gaussian is taken for an exponential by chance
+in less than 1 of 100 cases then, whatever its SNR: the gain has a mean of -D and a variance of 2 D."""
+
+SLACK = 1.0
+"""ln L that a model may lose by a fit of everything that has found nothing: its steps end at a hundredth of a beam, and
+other weights move the maximum."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Components that may take the place of others.
+
+    Attributes
+    ----------
+    old : tuple of Component, of the model
+    new : tuple of Component, starting values, then fitted, with errors and SNR
+    """
+
+    old: tuple[Component, ...]
+    new: tuple[Component, ...]
+
+
+def total_snr(component: Component) -> float:
+    """SNR of line and continuum together."""
+    return float(np.hypot(component.snr_line * component.has_line, component.snr_cont * component.has_cont))
+
+
+def cost(search: Search, component: Component) -> float:
+    """ln L that one component more must gain beside others within a beam."""
+    kind = "line" if component.has_line else "integrated"
+    return 0.5 * (MARGIN * search.limit(kind)) ** 2 + MISMATCH * total_snr(component) ** 2
+
+
+def required(search: Search, proposal: Proposal) -> float:
+    """ln L that a proposal must gain: what it adds costs, what it does without is given back, by the faintest."""
+    old, new = (sorted(part, key=total_snr) for part in (proposal.old, proposal.new))
+    more = len(new) - len(old)
+    if more:
+        return float(np.sign(more)) * sum(cost(search, one) for one in (new if more > 0 else old)[: abs(more)])
+    profiles = [sum(one.profile != GAUSSIAN for one in part) for part in (old, new)]
+    return PREFERRED * (profiles[1] - profiles[0])
+
+
+def surplus(search: Search, proposal: Proposal) -> float:
+    """ln L that a proposal gains by a fit on its stamp, over what it must; its new components are fitted then."""
+    gain = search.fit.in_place_of(proposal.old, proposal.new)
+    return gain - required(search, proposal)
+
+
+class Trial:
+    """A change of the model that is undone at the end of its `with` block unless it is kept.
+
+    Attributes
+    ----------
+    kept : bool
+    """
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.kept = False
+        self._components, self._refused = list(search.components), list(search.refused)
+        self._values = [dict(vars(component)) for component in self._components]
+        self._sigma, self._weights = search.sigma, search.fit.weights
+        self._floor, self._assumed = search.floor, search.assumed
+        self._limits = (search.limit("line"), search.limit("integrated"))
+        self._worth = self.worth()
+
+    def worth(self) -> float:
+        """ln L of the model as it stands, less what its components cost, all by the noise at the start of the trial.
+
+        A component that other evidence took, fainter than one that stands alone, costs what it has.
+        """
+        components = self.search.components
+        costs = (min(self._limits[not one.has_line], total_snr(one)) for one in components)
+        return self.search.fit.likelihood(components, self._weights) - sum(0.5 * snr**2 for snr in costs)
+
+    def pays(self) -> bool:
+        """Whether the model is worth more than before, or as much."""
+        return self.worth() >= self._worth - SLACK
+
+    def keep(self) -> None:
+        """Do not undo it."""
+        self.kept = True
+
+    def undo(self) -> None:
+        """Put everything back."""
+        search = self.search
+        search.components, search.refused = list(self._components), list(self._refused)
+        for component, values in zip(self._components, self._values, strict=True):
+            vars(component).update(values)
+        search.sigma, search.floor, search.assumed = self._sigma, self._floor, self._assumed
+        search.fit.weights = self._weights
+        search.fit.update_residual(search.components)
+
+
+@contextmanager
+def trial(search: Search) -> Iterator[Trial]:
+    """Try a change of the model: ``with trial(search) as attempt: ...; if attempt.pays(): attempt.keep()``.
+
+    Parameters
+    ----------
+    search : Search, whose residual is up to date; between trials its data stay the same
+    """
+    attempt = Trial(search)
+    try:
+        yield attempt
+    finally:
+        if not attempt.kept:
+            attempt.undo()
+
+
+def best_of(search: Search, proposals: Sequence[Proposal]) -> Proposal | None:
+    """The proposal with the largest surplus whose new components all stand by themselves; None where none has any."""
+    best, chosen = 0.0, None
+    for proposal in proposals:
+        more = surplus(search, proposal)
+        if more > best and (len(proposal.new) < len(proposal.old) or all(map(search.stands, proposal.new))):
+            best, chosen = more, proposal
+    return chosen
