@@ -232,9 +232,7 @@ def _tell_smoothed(search: Search, log: Log) -> None:
     weights = inverse_variance(search.sigma)
     best = int(np.argmax(weights))
     images = (weighted_mean(search.fit.residual, weights), search.fit.residual[best])
-    ratios = [
-        correlation_ratio(np.where(search.inside, image, np.nan), search.imager.plane(best)) for image in images
-    ]
+    ratios = [correlation_ratio(np.where(search.inside, image, np.nan), search.imager.plane(best)) for image in images]
     beams = float(search.inside.sum()) / search.beam**2
     if min(ratios) > max(SMOOTHED, 1.0 + CHANCE / float(np.sqrt(beams))):
         log(

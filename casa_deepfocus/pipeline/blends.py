@@ -28,6 +28,7 @@ LONG = 0.3
 MOVING = 4.0
 """ln L that a motion with the channel must gain for a component to be tried as two in different channels."""
 
+
 def settle(search: Search) -> int:
     """Split what is two, join what is one. Number of changes."""
     changes = split(search) + share(search) + merge(search)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.noise import assumed_noise, channel_noise, smooth_noise
 from casa_deepfocus.core.profiles import EXPONENTIAL, GAUSSIAN, mismatch
-from casa_deepfocus.pipeline.decision import PREFERRED, Proposal, surplus, trial
+from casa_deepfocus.pipeline.decision import PREFERRED, SHARE, Proposal, overlaps, surplus, trial, under_line
 from casa_deepfocus.pipeline.lines import KnownLine, same_source
 from casa_deepfocus.pipeline.state import LEAST_PART, Search
 
@@ -24,10 +24,6 @@ ALONE = 3.0
 
 NEARLY = 0.9
 """Fraction of the SNR that a source needs, below which a candidate fitted alone is not looked at further."""
-
-LEAST_SHARE = 0.08
-"""Fraction of a brighter source's SNR within a beam of it, below which a fainter one may be what its fit leaves: false
-sources of simulated fields had 0.07 at most, true ones 0.09 and more (docs/decisions.md)."""
 
 ONE_PLACE = 0.2
 """Distance [beam] below which two components are at one place."""
@@ -278,19 +274,17 @@ def on_data(component: Component, inside: NDArray[np.bool_]) -> bool:
 def is_left_beside(search: Search, component: Component, brighter: Component) -> bool:
     """Whether a component may be no more than what a brighter one within a beam leaves, not being a Gaussian itself.
 
-    Its continuum counts where it has LEAST_SHARE of the other's, its line where it has as much of what the other has
+    Its continuum counts where it has SHARE of the other's, its line where it has as much of what the other has
     in the channels of the line; beside an absorption it must be the brighter one. What counts must be enough by itself.
     """
     if np.hypot(component.x - brighter.x, component.y - brighter.y) > search.beam:
         return False
-    near = brighter.has_line and abs(component.chan - brighter.chan) < 0.75 * (component.fwhm + brighter.fwhm)
-    if near and brighter.absorption and not component.absorption:
+    if brighter.absorption and not component.absorption and overlaps(component, brighter):
         least = brighter.snr_line
     else:
-        part = min(max(component.fwhm, 1.0) / search.cube.nchan, 1.0)
-        least = LEAST_SHARE * np.hypot(brighter.snr_line if near else 0.0, brighter.snr_cont * np.sqrt(part))
+        least = SHARE * under_line(search, brighter, component)
     line = component.has_line and component.snr_line >= least
-    continuum = component.has_cont and component.snr_cont >= LEAST_SHARE * brighter.snr_cont
+    continuum = component.has_cont and component.snr_cont >= SHARE * brighter.snr_cont
     if line and continuum:
         return False
     by_line = line and component.snr_line >= search.limit("line")
