@@ -116,11 +116,11 @@ class Trial:
     kept : bool
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, new: Sequence[Component] = ()) -> None:
         self.search = search
         self.kept = False
         self._components, self._refused = list(search.components), list(search.refused)
-        self._values = [dict(vars(component)) for component in self._components]
+        self._values = [(component, dict(vars(component))) for component in (*search.components, *new)]
         self._sigma, self._weights = search.sigma, search.fit.weights
         self._floor, self._assumed = search.floor, search.assumed
         self._limits = (search.limit("line"), search.limit("integrated"))
@@ -147,7 +147,7 @@ class Trial:
         """Put everything back."""
         search = self.search
         search.components, search.refused = list(self._components), list(self._refused)
-        for component, values in zip(self._components, self._values, strict=True):
+        for component, values in self._values:
             vars(component).update(values)
         search.sigma, search.floor, search.assumed = self._sigma, self._floor, self._assumed
         search.fit.weights = self._weights
@@ -155,14 +155,15 @@ class Trial:
 
 
 @contextmanager
-def trial(search: Search) -> Iterator[Trial]:
+def trial(search: Search, new: Sequence[Component] = ()) -> Iterator[Trial]:
     """Try a change of the model: ``with trial(search) as attempt: ...; if attempt.pays(): attempt.keep()``.
 
     Parameters
     ----------
-    search : Search, whose residual is up to date; between trials its data stay the same
+    search : Search, whose residual is up to date; its data stay the same within
+    new : sequence of Component, not of the model, that are to have their values back as well
     """
-    attempt = Trial(search)
+    attempt = Trial(search, new)
     try:
         yield attempt
     finally:

@@ -71,8 +71,6 @@ class Flatness:
         search.fit.update_residual(search.components)
         search.sigma = measured_noise(search)
         search.fit.set_noise(search.sigma)
-        # What was too faint before may not be so now.
-        search.refused.clear()
         tell_map(fresh, self.log)
         fit_all(search)
         search.measure_floor()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.noise import assumed_noise, channel_noise, smooth_noise
 from casa_deepfocus.core.profiles import EXPONENTIAL, GAUSSIAN, mismatch
-from casa_deepfocus.pipeline.decision import PREFERRED, SHARE, Proposal, overlaps, surplus, trial, under_line
+from casa_deepfocus.pipeline.decision import PREFERRED, SHARE, Proposal, overlaps, surplus, total_snr, trial, under_line
 from casa_deepfocus.pipeline.lines import KnownLine, same_source
 from casa_deepfocus.pipeline.state import LEAST_PART, Search
 
@@ -46,22 +46,27 @@ the shortest baseline. Where all spacings are, a source of 7 beams has it, and n
 def refine(search: Search, new: Sequence[Component]) -> int:
     """Fit the new components together with the old; drop what is not significant. Number of changes that stay.
 
-    Where the model is worth less with what stays of them, they have led the fit astray: all is as before then, and they
-    are refused.
+    Where the model is worth less with what stays of them, some have led the fit astray: all is as before then, and they
+    are tried one after the other, the brightest first. What does not pay by itself either is refused.
     """
     before = _parts(search)
-    tried = promising(search, new)
-    if not tried:
-        return 0
-    with trial(search) as attempt:
+    tried = sorted(promising(search, new), key=total_snr, reverse=True)
+    if tried and not _try_together(search, tried):
         for component in tried:
+            if len(tried) == 1 or not _try_together(search, [component]):
+                search.refused.append(component)
+    return len(_parts(search) - before)
+
+
+def _try_together(search: Search, new: Sequence[Component]) -> bool:
+    """Add components and fit everything; False, and all is as before, where that does not pay."""
+    with trial(search, new) as attempt:
+        for component in new:
             add(search, component)
         fit_all(search)
         if attempt.pays():
             attempt.keep()
-    if not attempt.kept:
-        search.refused += [component for component in tried if component not in search.refused]
-    return len(_parts(search) - before)
+    return attempt.kept
 
 
 def _parts(search: Search) -> set[tuple[int, bool, bool]]:
