@@ -160,3 +160,22 @@ def test_new_components_that_lead_astray_are_undone_and_refused(monkeypatch):
     assert joint.refine(search, [new]) == 0
     assert search.components == [single] and new in search.refused
     assert all(np.array_equal(values[name], getattr(single, name)) for name in values)
+
+
+def test_a_merger_may_lose_what_the_companion_costs(pair_search):
+    """A proposal's own price counts in the trial as well, one way and the other."""
+    (single,) = pair_search.components
+    (two,) = blends.halves(pair_search, single)[:1]
+    there = Proposal((single,), tuple(two))
+    gain = pair_search.fit.in_place_of([single], two)
+    needed = decision.required(pair_search, there)
+    assert gain > needed > 0.0
+    with decision.trial(pair_search) as attempt:
+        pair_search.components = list(two)
+        pair_search.fit.update_residual(two)
+        assert attempt.pays(there)
+        back = Proposal((single, *two), (single,))
+        pair_search.components = [single]
+        pair_search.fit.update_residual([single])
+        assert attempt.pays() and not attempt.pays(there), "as before is not enough where more must be gained"
+        assert decision.required(pair_search, back) < 0.0

@@ -124,20 +124,28 @@ class Trial:
         self._sigma, self._weights = search.sigma, search.fit.weights
         self._floor, self._assumed = search.floor, search.assumed
         self._limits = (search.limit("line"), search.limit("integrated"))
+        self._costs = {id(one): self._cost(one) for one in search.components}
         self._worth = self.worth()
 
-    def worth(self) -> float:
+    def worth(self, free: Sequence[Component] = ()) -> float:
         """ln L of the model as it stands, less what its components cost, all by the noise at the start of the trial.
 
-        A component that other evidence took, fainter than one that stands alone, costs what it has.
+        A component that other evidence took, fainter than one that stands alone, costs what it has. `free` ones are
+        paid for elsewhere.
         """
         components = self.search.components
-        costs = (min(self._limits[not one.has_line], total_snr(one)) for one in components)
-        return self.search.fit.likelihood(components, self._weights) - sum(0.5 * snr**2 for snr in costs)
+        costs = (self._cost(one) for one in components if one not in free)
+        return self.search.fit.likelihood(components, self._weights) - sum(costs)
 
-    def pays(self) -> bool:
-        """Whether the model is worth more than before, or as much."""
-        return self.worth() >= self._worth - SLACK
+    def _cost(self, component: Component) -> float:
+        return 0.5 * min(self._limits[not component.has_line], total_snr(component)) ** 2
+
+    def pays(self, proposal: Proposal | None = None) -> bool:
+        """Whether the model is worth more than before, or as much; with a proposal, by as much as that must gain."""
+        if proposal is None:
+            return self.worth() >= self._worth - SLACK
+        before = self._worth + sum(self._costs[id(one)] for one in proposal.old)
+        return self.worth(proposal.new) - before >= required(self.search, proposal) - SLACK
 
     def keep(self) -> None:
         """Do not undo it."""
