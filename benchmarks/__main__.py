@@ -8,6 +8,7 @@ import sys
 from benchmarks import (
     archive,
     bounds,
+    constants,
     crossmatch,
     discs,
     faults,
@@ -45,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("weights", weights, "signal to noise in a Briggs weighted image, and with the weights undone"),
         ("sizes", sizes, "bias of sizes, over populations of sources and prior densities"),
         ("faults", faults, "odd inputs: how many end right, with a clear error, badly"),
+        ("constants", constants, "the numbers that a search depends on, with their reasons, on one page"),
         ("bounds", bounds, "Cramer-Rao bounds beside the scatter of brute-force fits"),
         ("fidelity", fidelity, "the fast simulator beside CASA: images and noise"),
         ("throughput", throughput, "cubes an hour of CASA and of the fast simulator, side by side"),

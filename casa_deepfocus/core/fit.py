@@ -29,6 +29,7 @@ _FLUXES = ("amp", "cont", "slope")
 """Parameters that the model is linear in."""
 
 _SPATIAL = {"x": 1, "y": 2, "sxx": 3, "syy": 4, "sxy": 5}
+"""Places of parameters in the stack of images of `_Stamp.images`, whose first is the brightness itself."""
 
 MOST_BEAMS = 40.0
 """Largest variance of a component along an axis [beam variance]: 6.3 beams."""
