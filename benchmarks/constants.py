@@ -25,8 +25,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "numbers.md"
 ROOMS = ("core", "pipeline")
 HEAD = """# The numbers of the search
 
-Every number of `casa_deepfocus/core` and `casa_deepfocus/pipeline` that has a name, with its unit and its reason, as they
-stand in the code (`python -m benchmarks constants --write` makes this page, and a test holds it against the code). First
+Every number of `casa_deepfocus/core` and `casa_deepfocus/pipeline` that has a name, with its unit and reason, as it
+stands in the code (`python -m benchmarks constants --write` makes this page; a test holds it against the code). First
 those of `Options` and `GraphThresholds`, which a caller may set; the others are constants of their modules.
 """
 
