@@ -12,7 +12,8 @@ from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.pipeline import Options
 
 OWN = (
-    "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster completeness keepimages"
+    "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster completeness "
+    "keepimages"
 )
 TCLEAN = (
     "selectdata field spw timerange uvrange antenna scan observation intent datacolumn imsize cell phasecenter "

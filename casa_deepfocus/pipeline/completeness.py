@@ -31,7 +31,7 @@ FAINTEST, BRIGHTEST = 2.0, 20.0
 """SNR of the matched filter between which they are drawn, evenly in its logarithm."""
 
 MOST_AT_ONCE = 10
-BEAMS_EACH = 200.0
+BEAMS_EACH = 60.0
 """Sources that are put in at once, and beams of the field for each: they are not to be each other's blends."""
 
 APART = 3.0
@@ -191,9 +191,8 @@ def measure(
             progress(f"completeness {turn + 1} of {len(batches)}", len(result.catalogue))
         again = pipeline.run(work.with_sources(batch), networks, options)
         done += work.judged(batch, again.catalogue)
-        log(
-            f"completeness: search {turn + 1} of {len(batches)}, {sum(item.found for item in done)} of {len(done)} found"
-        )
+        share = f"{sum(item.found for item in done)} of {len(done)} found"
+        log(f"completeness: search {turn + 1} of {len(batches)}, {share}")
     spectral = bool(np.isfinite(cube.freq).all()) and cube.nchan > 1
     return Completeness(tuple(done), "Jy km/s" if spectral else "Jy channel")
 
