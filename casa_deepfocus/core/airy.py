@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import j1
 
 C_MS = 299792458.0
+"""Speed of light [m/s]."""
 
 DISHES = {12.0: (10.7, 0.75), 7.0: (6.25, 0.75), 25.0: (25.0, 2.36)}
 """Effective diameter and blockage [m] of CASA's Airy primary beams, by the antennas' diameter.

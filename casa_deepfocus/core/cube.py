@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from casa_deepfocus.core.mosaic import Mosaic
 
 C_KMS = 299792.458
+"""Speed of light [km/s]."""
 
 
 @dataclass(frozen=True)

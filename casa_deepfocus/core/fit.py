@@ -29,6 +29,7 @@ _FLUXES = ("amp", "cont", "slope")
 """Parameters that the model is linear in."""
 
 _SPATIAL = {"x": 1, "y": 2, "sxx": 3, "syy": 4, "sxy": 5}
+"""Places of parameters in the stack of images of `_Stamp.images`, whose first is the brightness itself."""
 
 MOST_BEAMS = 40.0
 """Largest variance of a component along an axis [beam variance]: 6.3 beams."""
@@ -42,6 +43,11 @@ LARGEST_PART = 0.5
 GROWN = 0.1
 """Response of a new component below which it has grown so large that it may stand for others; a Gaussian of twice the
 beam has it."""
+
+
+def stamp_margin(beam_variance: float) -> int:
+    """Pixels around a component that a fit looks at, besides its own size: a beam and a half, and a few."""
+    return int(np.ceil(1.5 * np.sqrt(beam_variance) * FWHM_PER_SIGMA)) + 6
 
 
 class _Stamp:
@@ -139,7 +145,7 @@ class _Group:
         self.nchan = residual.shape[0]
         self.beam_variance = 0.5 * float(beam[0] + beam[1])
         self.largest = largest
-        margin = int(np.ceil(1.5 * np.sqrt(self.beam_variance) * FWHM_PER_SIGMA)) + 6
+        margin = stamp_margin(self.beam_variance)
         self.stamp = _Stamp(components, known, margin)
         self.residual = self.stamp.cut(residual).reshape(self.nchan, -1)
         double = (2 * self.stamp.size, 2 * self.stamp.size)
@@ -563,6 +569,31 @@ class JointFit:
         gradient = images @ ((self.weights * moved) @ group.residual)
         motion = np.linalg.lstsq((images @ dirty.T) * float(self.weights @ moved**2), gradient, rcond=1e-10)[0]
         return 0.5 * float(gradient @ motion), motion
+
+    def likelihood(self, components: Sequence[Component], weights: NDArray | None = None) -> float:
+        """ln L of a whole model, against none: half the sum of m . (d + r) / sigma^2, r being the residual.
+
+        Parameters
+        ----------
+        components : sequence of Component, all of the model that the residual is without
+        weights : (nchan,) [1 / (Jy/beam)^2], other than those of the fit
+        """
+        weights = self.weights if weights is None else weights
+        total = 0.0
+        for component in components:
+            stamp = _Stamp([component], self.known, self._margin())
+            image = stamp.images(component.vector(), component.profile)[0]
+            rows, columns, part = stamp.overlap()
+            seen = sum(
+                np.tensordot(blank_to_zero(cube[:, rows, columns]), image[part], axes=2)
+                for cube in (self.data, self.residual)
+            )
+            total += 0.5 * float((weights * component.spectrum(len(weights))) @ seen)
+        return total
+
+    def _margin(self) -> int:
+        """Pixels around a component that a fit looks at, besides its own size."""
+        return stamp_margin(0.5 * float(self.beam[0] + self.beam[1]))
 
     def set_noise(self, sigma: NDArray) -> None:
         """Take another noise, (nchan,) [Jy/beam]."""

@@ -172,6 +172,9 @@ def _run(
             with clock.step("fit"):
                 added = refine(search, [item.component for item in found])
                 added += refine_lines(search, lines_of_known_sources(search))
+            if added:
+                # What was refused beside the model as it was may be what is missing in it now.
+                search.refused.clear()
         if not added:
             with clock.step("extended"):
                 wide = extended_lines(search, line)

@@ -50,6 +50,7 @@ BINS = 8
 """Of a curve, with equal numbers of sources at most."""
 
 CONFIDENCE = 0.68
+"""Of the binomial intervals: one standard error of a normal distribution."""
 
 
 @dataclass(frozen=True)
