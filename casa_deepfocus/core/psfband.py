@@ -142,7 +142,9 @@ def _blend(
         whole = whole and bool(known_y.all() and known_x.all())
         total += np.float32(share) * part
         weight += np.float32(share) * (known_y[:, None] & known_x[None, :])
-    return total if whole else total / np.where(weight > 0, weight, np.float32(1.0))
+    if not whole:
+        total /= np.where(weight > 0, weight, np.float32(1.0))
+    return total
 
 
 def with_own(psf: NDArray[np.float32], own: NDArray[np.floating]) -> None:
