@@ -37,7 +37,7 @@ LEFT = 0.1
 """What the PSFs may leave of the brightest pixel of a channel, in rms over the image [sigma of the channel]."""
 
 EXACT = 5e-5
-"""Rms [peak] below which nothing is asked for: two channels of 64 leave 3e-5 at natural weights, of tclean's gridding."""
+"""Rms [peak] below which nothing is asked for: two of 64 channels leave 3e-5 at natural weights, by the gridding."""
 
 ACCEPTED = 4e-4
 """Largest rms [peak] that is left where `MOST` channels do not do better: that of robust weights with 6 of 64 channels
