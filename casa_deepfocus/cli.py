@@ -24,7 +24,7 @@ from casa_deepfocus.startup_file import install, uninstall
 DONE, FAILED, INCOMPLETE, INTERRUPTED = 0, 1, 3, 130
 """Exit status; argparse itself ends with 2."""
 
-OPTIONS = ("psf", "pb", "mode", "minsnr", "falsealarms", "restfreq", "veltype", "models", "device")
+OPTIONS = ("psf", "pb", "mode", "minsnr", "falsealarms", "completeness", "restfreq", "veltype", "models", "device")
 """Parameters of the task that are options of `run`; all others are given as ``--set NAME=VALUE``."""
 
 
@@ -163,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--quiet", action="store_true", help="print warnings only, beside the table")
     for name in OPTIONS:
         parameter = spec[name]
-        kind = float if parameter.types[0].name == "double" else str
+        kind = {"double": float, "int": int}.get(parameter.types[0].name, str)
         choices = list(parameter.allowed) or None
         search.add_argument(f"--{name}", type=kind, choices=choices, help=parameter.short.replace("%", "%%"))
     search.add_argument(

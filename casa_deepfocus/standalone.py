@@ -25,7 +25,9 @@ from casa_deepfocus import pipeline
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.errors import ParameterError, ProductError
 from casa_deepfocus.models import runner
+from casa_deepfocus.pipeline import completeness as artificial
 from casa_deepfocus.pipeline.residual import residual
+from casa_deepfocus.products import completeness as curves
 from casa_deepfocus.products import fitsimages, progress, report, tables, velocity, writing
 from casa_deepfocus.products.found import Found, Spectrum
 from casa_deepfocus.reading import cube as reading
@@ -106,6 +108,7 @@ def find(
     mode: str = "both",
     minsnr: float = 5.0,
     falsealarms: float = 0.00025,
+    completeness: int = 0,
     models: str = "",
     device: str = "auto",
     log: Log = reading.silent,
@@ -129,7 +132,7 @@ def find(
         Channel centres, where `wcs` has sky axes alone; `frame` is their spectral frame (LSRK, BARY ...).
     restfreq : str, float [Hz] or Quantity, optional
         For velocities; the header's where it is not given. `veltype` is 'radio' or 'optical'.
-    mode, minsnr, falsealarms, models, device
+    mode, minsnr, falsealarms, completeness, models, device
         As the parameters of the task.
     log : callable (message, priority), optional
 
@@ -145,6 +148,7 @@ def find(
     """
     started = time.perf_counter()
     options = pipeline.Options(mode=mode, minsnr=minsnr, false_alarms=falsealarms)
+    number = artificial.check_number(completeness)
     rest = velocity.rest_frequency(restfreq)
     image = _image(data, wcs, beam, freq, frame)
     known = {DATA: image}
@@ -154,7 +158,12 @@ def find(
     names = [name if name in known else "" for name in (PSF, PB)]
     cube, _ = reading.read_cube(DATA, names[0], names[1], log, inspect=known.__getitem__)
     networks: Any = runner.load_networks(models, device)
-    return _search(cube, networks, options, rest, veltype, log, started)[0]
+    found, result = _search(cube, networks, options, rest, veltype, log, started)
+    if number:
+        share = artificial.measure(cube, networks, options, result, number, log=log)
+        found["completeness"] = [] if share is None else writing.rows_of(curves.table(share))
+        found["timings"]["total"] = time.perf_counter() - started
+    return found
 
 
 def run_fits(
@@ -167,6 +176,7 @@ def run_fits(
     mode: str = "both",
     minsnr: float = 5.0,
     falsealarms: float = 0.00025,
+    completeness: int = 0,
     restfreq: Any = "",
     veltype: str = velocity.RADIO,
     models: str = "",
@@ -177,7 +187,7 @@ def run_fits(
 
     Parameters
     ----------
-    imagename, psf, pb, outfile, overwrite, mode, minsnr, falsealarms, restfreq, veltype, models, device
+    imagename, psf, pb, outfile, overwrite, mode, minsnr, falsealarms, completeness, restfreq, veltype, models, device
         As the parameters of the task; `imagename` is one FITS file.
     log : callable (message, priority), optional
 
@@ -195,6 +205,7 @@ def run_fits(
 
     started = time.perf_counter()
     options = pipeline.Options(mode=mode, minsnr=minsnr, false_alarms=falsealarms)
+    number = artificial.check_number(completeness)
     rest = velocity.rest_frequency(restfreq)
     runner.find_folder(models)
     for name, given in (("imagename", imagename), ("psf", psf), ("pb", pb)):
@@ -209,7 +220,8 @@ def run_fits(
         outfiles.check_sources(prefix, sources, keeps_images=False, fits=True)
         for note in staging.recover(folder):
             log(note)
-        endings = outfiles.endings(prefix, sources, keeps_images=False, fits=True)
+        more = outfiles.COMPLETENESS if number else ()
+        endings = outfiles.endings(prefix, sources, keeps_images=False, fits=True, more=more)
         outfiles.check_free(prefix, [prefix + ending for ending in endings], overwrite=overwrite)
         if grid.nchan == 1 and mode == "both":
             options = dataclasses.replace(options, mode="continuum")
@@ -227,11 +239,15 @@ def run_fits(
 
             found, result = _search(cube, networks, options, rest, veltype, log, started, searching)
             cube = dataclasses.replace(cube, restfreq=rest or cube.restfreq)
+            share = None
+            if number:
+                share = artificial.measure(cube, networks, options, result, number, log=log, progress=searching)
             line.step("writing the products")
             call = _call(imagename=imagename, psf=psf, pb=pb, outfile=outfile, mode=mode, restfreq=restfreq)
             run = report.Run(
                 inputs=(imagename,), mode=options.mode, minsnr=minsnr, falsealarms=falsealarms, call=call, psf=psf,
                 pb=pb, networks="{preset} on {device}".format(**networks.info), warnings=tuple(warnings),
+                completeness=share,
             )  # fmt: skip
             base = os.path.basename(prefix)
             try:
@@ -243,6 +259,8 @@ def run_fits(
                 raise ProductError(f"the products of outfile={prefix!r} cannot be written: {exc}") from exc
             written = work.publish(endings, overwrite=overwrite)
     found["outfile"], found["products"] = prefix, written
+    if share is not None:
+        found["completeness"] = writing.rows_of(curves.table(share))
     found["timings"]["total"] = time.perf_counter() - started
     return found
 

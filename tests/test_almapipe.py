@@ -25,6 +25,9 @@ pytest_plugins = ["casa_fixtures"]
 
 WINDOW = "X0#ALMA_RB_06#BB_1#SW-01#FULL_RES"
 
+INPUTS = {"field": "", "spw": "", "minsnr": 5.0, "falsealarms": 1.0, "contdat": True, "completeness": 0}
+"""Of the stage that searches."""
+
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
@@ -301,7 +304,7 @@ def test_nothing_found_says_how_deep():
 
 def inputs(stages: Any, context: Context, **given: Any) -> Any:
     return stages.DeepFocusInputs(
-        context, vis=[""], **({"field": "", "spw": "", "minsnr": 5.0, "falsealarms": 1.0, "contdat": True} | given)
+        context, vis=[""], **(INPUTS | given)
     )
 
 

@@ -11,7 +11,10 @@ from casa_deepfocus import params
 from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.pipeline import Options
 
-OWN = "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster keepimages"
+OWN = (
+    "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster completeness "
+    "keepimages"
+)
 TCLEAN = (
     "selectdata field spw timerange uvrange antenna scan observation intent datacolumn imsize cell phasecenter "
     "stokes projection specmode reffreq nchan start width outframe veltype restfreq interpolation "
@@ -52,6 +55,7 @@ def test_defaults(spec: params.TaskSpec) -> None:
         "",
         "",
         "",
+        0,
         False,
     ]
     assert (Options.minsnr, Options.false_alarms) == (defaults["minsnr"], defaults["falsealarms"])

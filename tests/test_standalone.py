@@ -162,3 +162,20 @@ def test_it_needs_no_casa(field: SimpleNamespace) -> None:
     """
     run_blocked(sorted(CASA), code)
     assert (field.folder / "blocked.cat.ecsv").exists()
+
+
+def test_completeness_is_a_product_and_goes_with_the_next_run(
+    field: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, out = str(field.folder / "x.fits"), str(field.folder / "shares")
+    assert cli.main(["run", image, "--out", out, "--quiet", "--mode", "line", "--completeness", "2"]) == 0
+    shares = Table.read(f"{out}.complete.ecsv", format="ascii.ecsv")
+    assert set(shares["kind"]) == {"line"} and int(shares["injected"][shares["against"] == "snr"].sum()) == 2
+    page = Path(f"{out}.html").read_text()
+    assert "Of artificial sources in this cube" in page and "shares.complete.ecsv" in page
+    assert "artificial" in json.loads(Path(f"{out}.json").read_text())["completeness"]
+    assert cli.main(["run", image, "--out", out, "--quiet", "--completeness", "-1"]) == 1
+    assert "completeness" in capsys.readouterr().err
+    assert Path(f"{out}.complete.ecsv").exists(), "nothing is changed by a call that is refused"
+    assert cli.main(["run", image, "--out", out, "--quiet", "--mode", "line", "--overwrite"]) == 0
+    assert not Path(f"{out}.complete.ecsv").exists(), "it would be that of another run"

@@ -12,7 +12,7 @@ _done = False
 @interfaces.cli_wrapper
 def hifx_deepfocus(
     vis: Any = None, field: Any = None, spw: Any = None, minsnr: Any = None, falsealarms: Any = None,
-    contdat: Any = None,
+    contdat: Any = None, completeness: Any = None,
 ) -> None:  # fmt: skip
     """Find sources and lines in dirty cubes of the science targets, and write line-free ranges into cont.dat.
 

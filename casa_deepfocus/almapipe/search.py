@@ -123,7 +123,7 @@ def run(seen: Observed, output_dir: str, stage: int, imager: Callable[..., Any],
     imager : callable
         As for `casa.imaging.make_images`.
     options : mapping
-        minsnr, falsealarms.
+        minsnr, falsealarms, completeness.
 
     Returns
     -------

@@ -29,11 +29,12 @@ class DeepFocusInputs(interfaces.StandardInputs):
     spw = interfaces.Parameter(default="")
     minsnr = interfaces.Parameter(default=_default("minsnr"))
     falsealarms = interfaces.Parameter(default=_default("falsealarms"))
+    completeness = interfaces.Parameter(default=_default("completeness"))
     contdat = interfaces.Parameter(default=True)
 
     def __init__(
         self, context: Any, output_dir: Any = None, vis: Any = None, field: Any = None, spw: Any = None,
-        minsnr: Any = None, falsealarms: Any = None, contdat: Any = None,
+        minsnr: Any = None, falsealarms: Any = None, contdat: Any = None, completeness: Any = None,
     ) -> None:  # fmt: skip
         """Initialize Inputs.
 
@@ -53,6 +54,8 @@ class DeepFocusInputs(interfaces.StandardInputs):
             falsealarms: Expected number of false sources in a cube.
 
             contdat: Whether to write the ranges without lines into cont.dat.
+
+            completeness: Number of artificial sources put into each cube to see how many are found.
         """
         super().__init__()
         self.context = context
@@ -63,6 +66,7 @@ class DeepFocusInputs(interfaces.StandardInputs):
         self.minsnr = minsnr
         self.falsealarms = falsealarms
         self.contdat = contdat
+        self.completeness = completeness
 
 
 class DeepFocusResult(interfaces.Results):
@@ -103,6 +107,7 @@ class DeepFocus(interfaces.StandardTask):
             vis = [name for name in given if name]
             seen = search.observed(context, vis, str(inputs.field or ""), str(inputs.spw or ""))
             options = {"minsnr": float(inputs.minsnr), "falsealarms": float(inputs.falsealarms)}
+            options["completeness"] = int(inputs.completeness)
             stage = interfaces.stage_number(context)
             found = search.run(seen, folder, stage, interfaces.imager(self._executor), options)
             search.compare(found, folder)

@@ -1,10 +1,9 @@
 """The dirty cube of a measurement set: tclean without a single CLEAN iteration.
 
-The PSF has to be known out to twice the field. Robust and uniform weights depend on the size of
-the image (a PSF imaged at twice the size differs by 4 % of its peak at robust 0.5, and by 6e-4
-at natural weighting because of the gridding), so the PSF of one image size does not belong to the
-dirty image of another. Everything is therefore imaged once at twice the field; the dirty image and
-the primary beam are cut to the field that was asked for, the PSF is kept whole. Mosaics: `mosaics.py`.
+The PSF has to be known out to twice the field. A cube is imaged as it was asked for, by tclean as anybody would call
+it, and the PSFs are widened (`widepsf.py`). A few channels, and what other gridders make, are imaged at twice the field
+at once, which costs less than more calls; the dirty image and the primary beam are cut to the field, the PSF is kept
+whole. Mosaics: `mosaics.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from astropy.coordinates import SkyCoord
 from casatools import measures, regionmanager
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa import guarded, mosaics, space
+from casa_deepfocus.casa import guarded, mosaics, space, widepsf
 from casa_deepfocus.casa.channelgrid import MOST_BLANK, C, listed
 from casa_deepfocus.casa.grids import opened
 from casa_deepfocus.casa.guarded import Imager, tclean
@@ -46,6 +47,9 @@ LARGEST = 4096
 SMALLEST = 28
 """Fewest pixels across a field: five to six beams at a fifth of the beam a pixel. In less there is no place
 between sources and their sidelobes to know the noise from."""
+
+FEWEST = 12
+"""Channels from which on the field is imaged alone: of fewer, calls for single PSFs cost more than a larger image."""
 
 BELOW = 0.5
 """A mosaic is made down to this share of pblimit: sources at the limit cannot be fitted without what is beyond."""
@@ -131,11 +135,13 @@ def make_images(request: Request, folder: str, log: Log, imager: Imager = tclean
     if grid.centre:
         passed["phasecenter"] = grid.centre
     space.require(folder, space.imaging(grid.nx, grid.ny, _channels(request)), "the images")
+    alone = _field_alone(request)
+    wide = name if alone else wide
+    if alone:
+        passed["imsize"] = [grid.nx, grid.ny]
     size = [_good_size(mosaics.margin(request) * side) for side in (grid.nx, grid.ny)] if mosaic else passed["imsize"]
-    log(
-        f"tclean: {grid.nx} x {grid.ny} pixels of {grid.cell:.4g} arcsec, imaged at {size[0]} x {size[1]} pixels, "
-        "the PSF at twice the field"
-    )
+    made_at = "" if alone else f", imaged at {size[0]} x {size[1]} pixels"
+    log(f"tclean: {grid.nx} x {grid.ny} pixels of {grid.cell:.4g} arcsec{made_at}, the PSF at twice the field")
     said = ", ".join(request.vis)
     try:
         imager(
@@ -146,6 +152,10 @@ def make_images(request: Request, folder: str, log: Log, imager: Imager = tclean
             if not os.path.isdir(f"{wide}.{kind}"):
                 raise DataError(f"tclean made no .{kind} of {said}; the CASA log says why")
         _check_channels(f"{wide}.image", f"{wide}.sumwt", request, log)
+        if alone:
+            widepsf.make(name, request.vis, passed, log, imager)
+            _keep(folder, ("image", "pb", "psf"))
+            return Images(f"{name}.image")
         for kind in ("image", "pb"):
             guarded.call(cut, f"{wide}.{kind}", f"{name}.{kind}", grid.nx, grid.ny, folder=folder)
         if not mosaic:
@@ -161,6 +171,24 @@ def make_images(request: Request, folder: str, log: Log, imager: Imager = tclean
     except Exception as exc:
         raise DataError(f"tclean could not image {said}: {str(exc).replace(folder + os.sep, '')}") from exc
     return Images(f"{name}.image", terms)
+
+
+def _field_alone(request: Request) -> bool:
+    """Whether the field is imaged alone, and the PSFs widened: cubes of enough channels, by the standard gridder."""
+    values = request.tclean
+    return (
+        values["specmode"] == "cube"
+        and str(values["gridder"]) in ("standard", "gridft", "ft")
+        and len(str(values["stokes"])) == 1
+        and _channels(request) >= FEWEST
+    )
+
+
+def _keep(folder: str, kinds: Sequence[str]) -> None:
+    """Remove what tclean has made besides the dirty images of these kinds."""
+    for entry in os.listdir(folder):
+        if entry.startswith("dirty.") and entry.removeprefix("dirty.") not in kinds:
+            shutil.rmtree(os.path.join(folder, entry), ignore_errors=True)
 
 
 def mask_below(name: str, limit: float) -> None:

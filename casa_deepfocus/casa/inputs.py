@@ -39,6 +39,8 @@ class Request:
         The parameters handed to tclean as they are.
     nchan : int
         Channels of the cube; -1 where it is not known before it is made.
+    completeness : int
+        Artificial sources to put in.
     surveys : tuple of Survey
         What is selected of each measurement set.
     notes, warnings : tuple of str
@@ -59,6 +61,7 @@ class Request:
     keepimages: bool
     tclean: dict[str, Any] = field(default_factory=dict)
     nchan: int = -1
+    completeness: int = 0
     surveys: tuple[Survey, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -179,6 +182,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
     outfile, notes = _check_outfile(
         values["outfile"], outfiles.sources(vis, imagename, str(values["psf"] or ""), str(values["pb"] or "")),
         overwrite=bool(values["overwrite"]), keeps_images=bool(vis) and bool(values["keepimages"]),
+        more=outfiles.COMPLETENESS if values["completeness"] else (),
     )  # fmt: skip
     if vis:
         selected = selection.check(vis, tclean, visibilities=visibilities)
@@ -207,6 +211,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
         keepimages=bool(values["keepimages"]),
         tclean=tclean,
         nchan=nchan,
+        completeness=int(values["completeness"]),
         surveys=surveys,
         notes=notes,
         warnings=warnings,
@@ -252,14 +257,14 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 
 def _check_outfile(
-    outfile: Any, sources: Sequence[str], *, overwrite: bool, keeps_images: bool
+    outfile: Any, sources: Sequence[str], *, overwrite: bool, keeps_images: bool, more: Sequence[str] = ()
 ) -> tuple[str, tuple[str, ...]]:
     """The prefix of the products, and what the log should say: runs that died in its folder are cleared up first."""
     prefix = outfiles.expanded(str(outfile or "") or default_outfile(sources[0]))
     folder = outfiles.check_name(prefix)
     outfiles.check_sources(prefix, sources, keeps_images=keeps_images)
     notes = staging.recover(folder)
-    endings = outfiles.endings(prefix, sources, keeps_images=keeps_images)
+    endings = outfiles.endings(prefix, sources, keeps_images=keeps_images, more=more)
     outfiles.check_free(prefix, [prefix + ending for ending in endings], overwrite=overwrite)
     return prefix, tuple(notes)
 

@@ -25,6 +25,9 @@ TEXTS = (".cat.ecsv", ".cat.vot", ".crtf", ".reg", ".json", ".html", ".png")
 SUFFIXES: tuple[str, ...] = (*TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual")
 """Endings of the products of a run with CASA."""
 
+COMPLETENESS = (".complete.ecsv",)
+"""Ending of the product of a run that was asked for its completeness."""
+
 FITS = (".mask.fits", ".prob.fits", ".noise.fits", ".model.fits", ".residual.fits")
 """Endings of the images of a run on FITS files without CASA, beside `TEXTS`."""
 
@@ -36,6 +39,7 @@ IMAGES: tuple[str, ...] = (".image", ".psf", ".pb")
 
 MARKS: dict[str, bytes] = {
     ".cat.ecsv": f"software: {MAKER}".encode(),
+    ".complete.ecsv": f"software: {MAKER}".encode(),
     ".cat.vot": f"software = {MAKER}".encode(),
     ".crtf": f"# made by {MAKER}".encode(),
     ".html": f'<meta name="generator" content="{MAKER}'.encode(),
@@ -129,7 +133,8 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool, fi
     for name in sources:
         if _inside(folder, os.path.realpath(name)):
             raise ParameterError("outfile", prefix, f"lies inside the input {name!r}", "Choose another folder")
-        for ending in (TEXTS + FITS) if fits else SUFFIXES + (IMAGES if keeps_images else ()):
+        own = (TEXTS + FITS) if fits else SUFFIXES + (IMAGES if keeps_images else ())
+        for ending in own + COMPLETENESS:
             if _takes(prefix + ending, name):
                 raise ParameterError(
                     "outfile", prefix, f"the product {prefix + ending!r} would overwrite the input {name!r}",
@@ -137,14 +142,16 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool, fi
                 )  # fmt: skip
 
 
-def endings(prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False) -> tuple[str, ...]:
+def endings(
+    prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False, more: Sequence[str] = ()
+) -> tuple[str, ...]:  # fmt: skip
     """Endings that belong to a run: what older products have and the run has no content for is removed.
 
     Images of an earlier keepimages, and those of the other kind (CASA's, FITS), are among them, unless this run reads
-    one of them.
+    one of them. `more` are products that this run has besides.
     """
-    own = TEXTS + FITS if fits else SUFFIXES + (IMAGES if keeps_images else ())
-    rest = [ending for group in (SUFFIXES, FITS, IMAGES) for ending in group if ending not in own]
+    own = (TEXTS + FITS if fits else SUFFIXES + (IMAGES if keeps_images else ())) + tuple(more)
+    rest = [ending for group in (SUFFIXES, FITS, IMAGES, COMPLETENESS) for ending in group if ending not in own]
     if any(_takes(prefix + ending, name) for ending in rest for name in sources):
         return own
     return own + tuple(ending for ending in rest if ours(prefix + ending))

@@ -26,7 +26,7 @@ SECONDS_EACH = 6.0
 """Of a cube, whatever its size: CASA's start, tables, networks, report [s]."""
 
 SECONDS_PER_VOXEL = 4e-6
-"""Of imaging at twice the field and of the search, per voxel of the field [s]: right within a factor of two or three,
+"""Of imaging and of the search, per voxel of the field [s]: right within a factor of two or three,
 as the time of a search goes with its sources. The log has both when a cube is done."""
 
 SECONDS_PER_VISIBILITY = 4e-7

@@ -34,6 +34,8 @@ from casa_deepfocus.casa import (
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.errors import DataError, DeepFocusError, ProductError
 from casa_deepfocus.models import runner
+from casa_deepfocus.pipeline import completeness
+from casa_deepfocus.products import completeness as told_completeness
 from casa_deepfocus.products import fitsimages, progress, report, tables, velocity, writing
 from casa_deepfocus.products.found import Found, Spectrum
 
@@ -50,6 +52,7 @@ STEPS = {
     "image": "imaging (tclean)",
     "read": "reading the images",
     "find": "searching",
+    "completeness": "searching for artificial sources",
     "write": "writing the products",
 }
 """The steps of the task in words, by the names that its timings have."""
@@ -157,10 +160,17 @@ def search(
         )  # fmt: skip
         with _timed(timings, "find", vis=request.vis, imagename=request.imagename):
             result = pipeline.run(cube, networks, options, log=log, progress=_searching)
+        share = None
+        if request.completeness:
+            with _timed(timings, "completeness", vis=request.vis, imagename=request.imagename):
+                share = completeness.measure(
+                    cube, networks, options, result, request.completeness, log=log, progress=_searching
+                )
         convention = velocity.convention_of(request.tclean["veltype"])
         tables.complete(result.catalogue, cube.frame, cube.restfreq, convention)
         with _timed(timings, "write", outfile=request.outfile):
             run = _told(request, networks, parameters if inputs_given is None else inputs_given)
+            run = dataclasses.replace(run, completeness=share)
             written = _write(work, request, result, cube, template, imagename, run)
             if _title.get():
                 targetfolder.keep_for_page(request.outfile, result, cube)
@@ -168,10 +178,13 @@ def search(
     timings["total"] = time.perf_counter() - started
     for text in tables.summary(result.catalogue):
         log(text)
+    if share is not None:
+        log(told_completeness.sentence(share))
     if not _title.get():
         log(f"{len(result.catalogue)} sources in {timings['total']:.1f} s; picture: {written['png']}")
         log(f"report: {written['html']}")
-    return {
+    asked = {} if share is None else {"completeness": writing.rows_of(told_completeness.table(share))}
+    return asked | {
         "outfile": request.outfile,
         "counts": dict(result.counts) | {"sources": len(result.catalogue)},
         "products": written,
@@ -332,7 +345,8 @@ def _write(
             raise space.full(str(work.path), str(exc)) from exc
         raise ProductError(f"the products of outfile={request.outfile!r} cannot be written: {exc}") from exc
     sources = outfiles.sources(request.vis, request.imagename, request.psf, request.pb)
-    endings = outfiles.endings(request.outfile, sources, keeps_images=keeps_images)
+    more = outfiles.COMPLETENESS if request.completeness else ()
+    endings = outfiles.endings(request.outfile, sources, keeps_images=keeps_images, more=more)
     return work.publish(endings, overwrite=request.overwrite)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from casa_deepfocus.core.noise import blank_to_zero, inverse_variance, robust_rms
+from casa_deepfocus.core.noise import any_known, blank_to_zero, inverse_variance, robust_rms, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def _linear_fit(data: NDArray, weights: NDArray, order: int) -> tuple[NDArray, N
     t = _design(data.shape[0])
     total = weights.sum()
     mean_t = (weights * t).sum() / total
-    mean = np.tensordot((weights / total).astype(np.float32), data, axes=1)
+    mean = weighted_sum(data, weights / total)
     slope = np.zeros_like(mean)
     if order > 0:
         centred = weights * (t - mean_t)
-        slope = np.tensordot((centred / (centred * (t - mean_t)).sum()).astype(np.float32), data, axes=1)
+        slope = weighted_sum(data, centred / (centred * (t - mean_t)).sum())
     return mean - slope * np.float32(mean_t), slope
 
 
@@ -86,15 +86,14 @@ def line_free_channels(
     least = max(3, int(np.ceil(minimum * good.sum())))
     if good.sum() <= least:
         return free
-    filled = blank_to_zero(data)
     kernel = np.ones(smooth) / smooth
     for _ in range(20):
-        level, slope = _linear_fit(filled, np.where(free, weights, 0.0), fit_order(free))
+        level, slope = _linear_fit(data, np.where(free, weights, 0.0), fit_order(free))
         t = _design(data.shape[0]).astype(np.float32)
         peaks = np.full(data.shape[0], -np.inf)
         previous = None
         for chan in np.flatnonzero(good):
-            deviation = (filled[chan] - level - slope * t[chan]) / np.float32(sigma[chan])
+            deviation = (blank_to_zero(data[chan]) - level - slope * t[chan]) / np.float32(sigma[chan])
             peaks[chan] = deviation.max()
             if smooth > 1 and previous is not None:
                 pair = (deviation + previous).max() * np.sqrt(0.5)
@@ -134,10 +133,9 @@ def fit_continuum(
     if not weights.any():
         zero = np.zeros(data.shape[1:], dtype=np.float32)
         return Continuum(zero, zero, channels, float("nan"), False)
-    filled = blank_to_zero(data)
-    level, slope = _linear_fit(filled, weights, fit_order(channels))
-    mean, _ = _linear_fit(filled, weights, 0)
-    noise = float(np.fmax(robust_rms(mean[np.isfinite(data).any(axis=0)]), 1.0 / np.sqrt(weights.sum())))
+    level, slope = _linear_fit(data, weights, fit_order(channels))
+    mean, _ = _linear_fit(data, weights, 0)
+    noise = float(np.fmax(robust_rms(mean[any_known(data)]), 1.0 / np.sqrt(weights.sum())))
     # The threshold belongs to a map of some thousand beams: 4 sigma is the highest noise peak expected.
     return Continuum(level, slope, channels, noise, bool(np.nanmax(np.abs(mean)) > (threshold + 0.5) * noise))
 

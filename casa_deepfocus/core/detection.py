@@ -13,7 +13,7 @@ from skimage.measure import regionprops
 from skimage.segmentation import watershed
 
 from casa_deepfocus.core.boxes import Box
-from casa_deepfocus.core.noise import blank_to_zero, inverse_variance, robust_rms
+from casa_deepfocus.core.noise import any_known, blank_to_zero, inverse_variance, robust_rms, weighted_sum
 from casa_deepfocus.core.preprocessing import (
     CLEAN_LEVEL,
     PIXELS_PER_BEAM,
@@ -99,8 +99,8 @@ def weighted_mean(data: NDArray[np.float32], weights: NDArray) -> NDArray[np.flo
     -------
     (ny, nx) float32 [sigma]; NaN where no channel holds data
     """
-    image = np.tensordot((weights / np.sqrt(weights.sum())).astype(np.float32), blank_to_zero(data), axes=1)
-    image[~np.isfinite(data).any(axis=0)] = np.nan
+    image = weighted_sum(data, weights / np.sqrt(weights.sum()))
+    image[~any_known(data)] = np.nan
     return image
 
 
@@ -128,21 +128,26 @@ class LineSearch:
     ----------
     line : (nchan, ny, nx) float32 [Jy/beam], continuum subtracted
     sigma : (nchan,) [Jy/beam]; NaN for flagged channels
+    turned : bool
+        Whether it is turned over, so that the deepest holes are the highest peaks.
     fitted : bool
         Whether a continuum was fitted to each pixel and subtracted, which takes part of the noise of wide windows.
     """
 
-    def __init__(self, line: NDArray[np.float32], sigma: NDArray, *, fitted: bool = False) -> None:
+    def __init__(
+        self, line: NDArray[np.float32], sigma: NDArray, *, fitted: bool = False, turned: bool = False
+    ) -> None:
         weights = inverse_variance(sigma)
         self._weights = np.concatenate([[0.0], np.cumsum(weights)])
         self._sums = np.zeros((line.shape[0] + 1, *line.shape[1:]), dtype=np.float32)
         reference = np.sqrt(weights.max())
+        sign = -1.0 if turned else 1.0
         for chan in range(line.shape[0]):
-            self._sums[chan + 1] = blank_to_zero(line[chan] * np.float32(weights[chan] / reference))
+            self._sums[chan + 1] = blank_to_zero(line[chan] * np.float32(sign * weights[chan] / reference))
             self._sums[chan + 1] += self._sums[chan]
         self._reference = reference
         self._fitted = fitted
-        self.blank = ~np.isfinite(line).any(axis=0)
+        self.blank = ~any_known(line)
         self.nchan = line.shape[0]
         # The noise of each of many windows is measured on these: more of them than there are beams.
         known = np.flatnonzero(~self.blank)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +30,9 @@ nothing but noise one in four cubes does."""
 
 LEAST_NOISE = 1e-4
 """Noise over the peak that is assumed then: the fit leaves out 1e-4 of a source's peak."""
+
+BLOCK = 2**22
+"""Voxels that are copied at a time (16 MB)."""
 
 
 def robust_rms(values: NDArray, *, clip: float = 4.0, iterations: int = 3) -> float:
@@ -72,6 +77,41 @@ def _middle(ordered: NDArray) -> float:
 def blank_to_zero(data: NDArray) -> NDArray:
     """A copy of the data with 0 where they are blank (NaN)."""
     return np.where(np.isfinite(data), data, data.dtype.type(0))
+
+
+def blocks(data: NDArray) -> Iterator[slice]:
+    """Channels of a cube, as many at a time as `BLOCK` holds, for what needs a copy of them."""
+    step = max(1, BLOCK // max(1, int(np.prod(data.shape[1:]))))
+    for start in range(0, len(data), step):
+        yield slice(start, min(start + step, len(data)))
+
+
+def weighted_sum(data: NDArray[np.float32], weights: NDArray) -> NDArray[np.float32]:
+    """The sum of a cube's channels, each times its weight; blank voxels are 0.
+
+    Parameters
+    ----------
+    data : (nchan, ny, nx) float32
+    weights : (nchan,)
+
+    Returns
+    -------
+    (ny, nx) float32
+    """
+    own = np.asarray(weights, dtype=np.float32)
+    total: NDArray | None = None
+    for part in blocks(data):
+        more = np.tensordot(own[part], blank_to_zero(data[part]), axes=1)
+        total = more if total is None else total + more
+    return np.zeros(data.shape[1:], np.float32) if total is None else total
+
+
+def any_known(data: NDArray) -> NDArray[np.bool_]:
+    """(ny, nx) where a cube holds data in any channel."""
+    known = np.zeros(data.shape[1:], dtype=bool)
+    for plane in data:
+        known |= np.isfinite(plane)
+    return known
 
 
 def channel_noise(data: NDArray, peaks: NDArray | None = None) -> NDArray[np.float64]:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import interpolate, linalg
 
-from casa_deepfocus.core.noise import MAD_TO_SIGMA, robust_rms
+from casa_deepfocus.core.noise import MAD_TO_SIGMA, any_known, robust_rms
 
 WINDOW = 4.0
 """Least side of a window [beam]: its noise is known to a sixth in one plane, and a source leaves most of it free."""
@@ -276,7 +276,7 @@ def measure_noise_map(
     if smooth is None:
         return None
     image = _on_pixels(smooth, counts)
-    known = np.isfinite(data).any(axis=0)
+    known = any_known(data)
     image -= np.median(image[known])
     if float(np.std(image[known])) < LEAST_VARIATION:
         return None

@@ -82,12 +82,18 @@ class CoarseCube:
 
     def smoothed(self, line: NDArray[np.float32]) -> NDArray[np.float32]:
         """(nchan, my, mx) a cube of the same pixels as `line`, or planes of it, treated alike."""
-        blank = _means(np.isnan(line).astype(np.float32), self.step) > 0.5
         # The mean over a pixel has smoothed already: its variance is that of a square.
         variance = (self.kernel / FWHM_PER_SIGMA) ** 2 - (self.step**2 - 1) / 12.0
         sigma = np.sqrt(max(variance, 0.0)) / self.step
-        out = ndimage.gaussian_filter(_means(blank_to_zero(line), self.step), (0.0, sigma, sigma), mode="constant")
-        out[blank] = np.nan
+        shape = tuple(side // self.step for side in line.shape[1:])
+        out = np.empty((len(line), *shape), np.float32)
+        for chan in range(len(line)):
+            plane = line[chan : chan + 1]
+            blank = _means(np.isnan(plane).astype(np.float32), self.step)[0] > 0.5
+            out[chan] = ndimage.gaussian_filter(
+                _means(blank_to_zero(plane), self.step)[0], (sigma, sigma), mode="constant"
+            )
+            out[chan][blank] = np.nan
         return out
 
     def place(self, index: float) -> float:

@@ -28,7 +28,7 @@ from casa_deepfocus.core.detection import integrated_map, weighted_mean
 from casa_deepfocus.core.fit import JointFit
 from casa_deepfocus.core.geometry import covariance_to_shape
 from casa_deepfocus.core.mosaic import LEFT_OUT, Pointings
-from casa_deepfocus.core.noise import blank_to_zero, channel_noise, channel_peaks, inverse_variance
+from casa_deepfocus.core.noise import any_known, channel_noise, channel_peaks, inverse_variance, weighted_sum
 from casa_deepfocus.core.psf import Imager, has_sidelobes
 from casa_deepfocus.core.whitening import NoiseModel, as_natural
 from casa_deepfocus.errors import DataError
@@ -179,6 +179,8 @@ def _run(
             with clock.step("extended"):
                 wide = extended_lines(search, line)
                 added = refine(search, wide) if wide else 0
+        # As large as the cube, and that of the next round is made before this would be given up.
+        del line
         if not added:
             with clock.step("blends"):
                 added = settle(search)
@@ -247,20 +249,18 @@ def _tell_smoothed(search: Search, log: Log) -> None:
 
 def _prepare(cube: Cube, networks: Networks, options: Options, sigma: NDArray, taken: Intake) -> Search:
     """What is searched and fitted in each mode: the cube, its lines, or its continuum image."""
-    data = blank_to_zero(cube.data)
-    blank = ~np.isfinite(cube.data)
+    # Shared with the cube, of which nothing but where it is blank is asked from now on.
+    data = cube.data
     work, peaks = cube, taken.peaks
     if options.mode == "continuum" and cube.nchan > 1:
         work = collapse(cube, sigma)
-        data, blank, peaks = blank_to_zero(work.data), ~np.isfinite(work.data), channel_peaks(work.data)
+        data, peaks = work.data, channel_peaks(work.data)
         sigma = channel_noise(work.data, peaks)
     elif options.mode == "line":
         continuum = fit_continuum(data, sigma, line_free_channels(data, sigma))
         if continuum.significant:
             data = subtract_continuum(data, continuum)
-            sigma = channel_noise(np.where(blank, np.nan, data), peaks)
-    if blank.any():
-        data[blank] = np.nan
+            sigma = channel_noise(data, peaks)
     imager = Imager(work.psf, work.shape, modulation=taken.noise_map, pointings=_pointings(work, sigma))
     fit = JointFit(data, sigma, imager, work.beam_covariance())
     probability = np.zeros(cube.shape, dtype=np.float32)
@@ -300,8 +300,8 @@ def collapse(cube: Cube, sigma: NDArray) -> Cube:
     free = line_free_channels(cube.data, sigma)
     weights = np.where(free, inverse_variance(sigma), 0.0)
     weights = (weights / weights.sum()).astype(np.float32)
-    blank = ~np.isfinite(cube.data).any(axis=0)
-    data = np.tensordot(weights, blank_to_zero(cube.data), axes=1)
+    blank = ~any_known(cube.data)
+    data = weighted_sum(cube.data, weights)
     data[blank] = np.nan
     mean = {
         name: np.tensordot(weights, array, axes=1)[None] if array.shape[0] > 1 else array

@@ -18,7 +18,7 @@ from casa_deepfocus.core.detection import (
     peak_blobs,
     probability_map,
 )
-from casa_deepfocus.core.noise import blank_to_zero, inverse_variance
+from casa_deepfocus.core.noise import inverse_variance, weighted_sum
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM
 from casa_deepfocus.core.psf import Imager
 from casa_deepfocus.core.tiling import resample, resample_stamp
@@ -44,6 +44,8 @@ def detect(search: Search) -> tuple[NDArray, list[DetectionMap], list[Blob]]:
         line, _ = line_cube(residual, search.sigma)
         lines = LineSearch(line, search.sigma, fitted=line is not residual)
         maps += line_maps(lines, threshold=levels["line"], beam_pixels=search.beam)
+        # As large as the cube.
+        del lines
     for detection in maps:
         detection.image[~search.inside] = np.nan
     threshold = search.threshold("probability")
@@ -122,8 +124,9 @@ def _model_maps(search: Search, maps: Sequence[DetectionMap]) -> list[NDArray] |
     for detection in maps:
         part = slice(detection.chan0, detection.chan1 + 1)
         window = weights[part]
-        model = blank_to_zero(search.fit.data[part] - search.fit.residual[part])
-        out.append(np.abs(np.tensordot(window / np.sqrt(window.sum()), model, axes=1)))
+        window = window / np.sqrt(window.sum())
+        model = weighted_sum(search.fit.data[part], window) - weighted_sum(search.fit.residual[part], window)
+        out.append(np.abs(model))
     return out
 
 

@@ -75,7 +75,9 @@ def look_at_residual(search: Search) -> Leftover:
             remarks.append(f"{what} of {depth:.1f} sigma in the mean over channels at pixel {_where(place)}")
     deepest_line = 0.0
     if search.lines:
-        found, index, windows = LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()
+        line = line_cube(residual, search.sigma)[0]
+        del residual
+        found, index, windows = LineSearch(line, search.sigma, turned=True).maximum()
         deepest_line = float(found.max(initial=0.0, where=apart))
         if found.max() > search.noise_peaks("line").level(CHANCE):
             row, column = np.unravel_index(int(found.argmax()), found.shape)

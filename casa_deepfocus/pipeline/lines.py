@@ -13,7 +13,7 @@ from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.deblending import Candidate, decide, merge_candidates
 from casa_deepfocus.core.detection import Blob, DetectionMap, strongest_window
 from casa_deepfocus.core.focusing import focus
-from casa_deepfocus.core.noise import blank_to_zero, inverse_variance, robust_rms
+from casa_deepfocus.core.noise import inverse_variance, robust_rms, weighted_sum
 from casa_deepfocus.core.preprocessing import PIXELS_PER_BEAM, STAMP, deep_gru_input
 from casa_deepfocus.core.reliability import NoisePeaks
 from casa_deepfocus.core.spectra import Peak, extract_spectrum, find_peaks, standardise_spectrum
@@ -118,7 +118,7 @@ def _core_channels(candidate: Candidate, nchan: int) -> tuple[int, int]:
 def _mean_image(search: Search) -> tuple[NDArray, float]:
     """Noise-weighted mean of the residual over channels [Jy/beam], and its rms."""
     weights = inverse_variance(search.sigma)
-    image = np.tensordot((weights / weights.sum()).astype(np.float32), blank_to_zero(search.fit.residual), axes=1)
+    image = weighted_sum(search.fit.residual, weights / weights.sum())
     rms = robust_rms(image[search.inside])
     least = float(1.0 / np.sqrt(weights.sum()))
     return image, max(rms, least) if np.isfinite(rms) else least

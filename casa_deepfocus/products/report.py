@@ -21,10 +21,11 @@ from numpy.typing import ArrayLike
 
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import covariance_to_shape
-from casa_deepfocus.products import regions, tables, velocity
+from casa_deepfocus.products import completeness, regions, tables, velocity
 from casa_deepfocus.products.marks import SOFTWARE
 
 if TYPE_CHECKING:
+    from casa_deepfocus.pipeline.completeness import Completeness
     from casa_deepfocus.pipeline.state import Result, SourceDetail
 
 LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
@@ -58,6 +59,8 @@ class Run:
         The set of networks, and where it ran.
     warnings : tuple of str
         What the log warned of.
+    completeness : Completeness or None
+        What was found of artificial sources.
     """
 
     inputs: tuple[str, ...]
@@ -70,6 +73,7 @@ class Run:
     weighting: str = ""
     networks: str = ""
     warnings: tuple[str, ...] = ()
+    completeness: Completeness | None = None
 
 
 def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
@@ -109,7 +113,9 @@ def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
         more=max(len(table) - PICTURES, 0),
         flags=tables.flag_words(table),
         depth=_depth(result, cube, run),
-        products=_products(prefix, result),
+        completeness=completeness.sentence(run.completeness) if run.completeness else "",
+        curves=base64_text(png(completeness.figure(run.completeness))) if run.completeness else "",
+        products=_products(prefix, result, run),
         facts=_facts(result, cube, run),
     )  # fmt: skip
     Path(f"{prefix}.html").write_text(page, encoding="utf-8")
@@ -346,9 +352,10 @@ def _depth(result: Result, cube: Cube, run: Run) -> str:
     return f"{text}; the noise is {noise:.3g} mJy/beam."
 
 
-def _products(prefix: Path, result: Result) -> list[str]:
+def _products(prefix: Path, result: Result, run: Run) -> list[str]:
     """Names of the files beside the page that can be opened from it."""
     endings = [".cat.ecsv", ".cat.vot", ".json", *([".crtf", ".reg"] if len(result.catalogue) else [])]
+    endings += [completeness.ENDING] if run.completeness else []
     return [prefix.name + ending for ending in endings]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.pipeline.state import Result
-from casa_deepfocus.products import fitsimages, regions, report, tables
+from casa_deepfocus.products import completeness, fitsimages, regions, report, tables
 from casa_deepfocus.products.marks import SOFTWARE
 
 
@@ -38,6 +38,8 @@ def write_texts(folder: Path, base: str, result: Result, cube: Cube, run: report
         (folder / f"{base}.reg").write_text(regions.ds9(table, cube), encoding="utf-8")
     (folder / f"{base}.json").write_text(json.dumps(summary(result, cube, run), indent=1) + "\n", encoding="utf-8")
     report.write(folder / base, result, cube, run)
+    if run.completeness:
+        completeness.write(folder / base, run.completeness)
 
 
 def write_fits(folder: Path, base: str, result: Result, cube: Cube, run: report.Run, left: NDArray[np.float32]) -> None:
@@ -72,6 +74,7 @@ def summary(result: Result, cube: Cube, run: report.Run) -> dict[str, Any]:
         "falsealarms": run.falsealarms,
         "beam": {"major_arcsec": beam[0], "minor_arcsec": beam[1], "pa_deg": beam[2]},
         "noise_jy_beam": number(np.nanmedian(result.noise)),
+        **({"completeness": completeness.sentence(run.completeness)} if run.completeness else {}),
         "counts": {name: int(value) for name, value in result.counts.items()},
         "meta": {name: plain(value) for name, value in result.catalogue.meta.items()},
         "columns": {

@@ -15,11 +15,11 @@ FIXED = 400 * 2**20
 """What a search needs beside its arrays [byte]: the networks with their work space, the slab that CASA hands over in
 double precision with its mask (reading.cube.SLAB pixels), and what is no longer used but not yet given back."""
 
-CUBES = 12
-"""Copies of the cube that the search makes at its peak: the line cube, residuals, masks, line maps and their
-probabilities. Measured, as growth beyond cube, PSF and primary beam: 8.5 to 10.6 times the cube for 512 x 512 x 64
-pixels, 13 for 360 x 360 x 64, 16 for 96 x 96 x 512 (where `FIXED` is more than all of it). With the cube and a PSF of
-twice the field, 17 times the cube."""
+CUBES = 10
+"""Copies of the cube that the search makes at its peak: its own in units of the noise, the residual, the line cube and
+its running sums; the image in which weights are undone and the model of sources outside, where there are any, are three
+more. Measured without these, as growth beyond cube, PSF and primary beam (``python -m benchmarks size``): 5.4 times the
+cube for 360 x 360 x 128 pixels, 5.9 for 512 x 512 x 64, 6.1 for 256 x 256 x 128."""
 
 PLANES = 100
 """The same in single planes, which count where channels are few: maps at the working resolution, what the network makes
