@@ -11,7 +11,7 @@ from casa_deepfocus import params
 from casa_deepfocus.errors import ParameterError
 from casa_deepfocus.pipeline import Options
 
-OWN = "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster keepimages"
+OWN = "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster cutouts keepimages"
 TCLEAN = (
     "selectdata field spw timerange uvrange antenna scan observation intent datacolumn imsize cell phasecenter "
     "stokes projection specmode reffreq nchan start width outframe veltype restfreq interpolation "
@@ -52,6 +52,7 @@ def test_defaults(spec: params.TaskSpec) -> None:
         "",
         "",
         "",
+        False,
         False,
     ]
     assert (Options.minsnr, Options.false_alarms) == (defaults["minsnr"], defaults["falsealarms"])

@@ -30,7 +30,7 @@ class Request:
     imagename, psf, pb : str
     outfile : str
         Prefix of the products, never empty.
-    overwrite, keepimages : bool
+    overwrite, cutouts, keepimages : bool
     mode : str
         'both', 'line' or 'continuum'; 'both' becomes 'continuum' where there is one channel only.
     minsnr, falsealarms : float
@@ -56,6 +56,7 @@ class Request:
     falsealarms: float
     device: str
     models: str
+    cutouts: bool
     keepimages: bool
     tclean: dict[str, Any] = field(default_factory=dict)
     nchan: int = -1
@@ -204,6 +205,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
         falsealarms=falsealarms,
         device=values["device"],
         models=models,
+        cutouts=bool(values["cutouts"]),
         keepimages=bool(values["keepimages"]),
         tclean=tclean,
         nchan=nchan,

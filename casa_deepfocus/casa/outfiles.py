@@ -19,13 +19,21 @@ from casa_deepfocus.products.marks import MAKER
 from casa_deepfocus.reading.companions import find_companion
 from casa_deepfocus.reading.grid import is_table
 
-TEXTS = (".cat.ecsv", ".cat.vot", ".crtf", ".reg", ".json", ".html", ".png")
+TEXTS = (".cat.ecsv", ".cat.vot", ".cat.fits", ".crtf", ".reg", ".json", ".html", ".png")
 """Endings of the products that every run has; the last two are the report and its picture of the field."""
 
-SUFFIXES: tuple[str, ...] = (*TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual")
+CUTOUTS = ".cutouts"
+"""Ending of the folder that has a file for each source, where that is asked for."""
+
+SUFFIXES: tuple[str, ...] = (
+    *TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual", ".mom0", ".mom1", ".mom2", CUTOUTS,
+)  # fmt: skip
 """Endings of the products of a run with CASA."""
 
-FITS = (".mask.fits", ".prob.fits", ".noise.fits", ".model.fits", ".residual.fits")
+FITS = (
+    ".mask.fits", ".prob.fits", ".noise.fits", ".model.fits", ".residual.fits", ".mom0.fits", ".mom1.fits",
+    ".mom2.fits", CUTOUTS,
+)  # fmt: skip
 """Endings of the images of a run on FITS files without CASA, beside `TEXTS`."""
 
 TARGETS = ".targets"

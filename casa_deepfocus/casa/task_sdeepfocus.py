@@ -319,7 +319,7 @@ def _write(
     base = os.path.basename(request.outfile)
     keeps_images = bool(request.vis) and request.keepimages
     try:
-        products.write_all(work.staged, base, result, cube, template, run)
+        products.write_all(work.staged, base, result, cube, template, run, cutouts=request.cutouts)
         if keeps_images:
             stem = imagename.removesuffix(".image")
             for ending in outfiles.IMAGES:
