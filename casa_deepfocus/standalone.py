@@ -212,7 +212,7 @@ def run_fits(
         outfiles.check_sources(prefix, sources, keeps_images=False, fits=True)
         for note in staging.recover(folder):
             log(note)
-        endings = outfiles.endings(prefix, sources, keeps_images=False, fits=True)
+        endings = outfiles.endings(prefix, sources, keeps_images=False, fits=True, cutouts=cutouts)
         outfiles.check_free(prefix, [prefix + ending for ending in endings], overwrite=overwrite)
         if grid.nchan == 1 and mode == "both":
             options = dataclasses.replace(options, mode="continuum")

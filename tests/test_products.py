@@ -12,7 +12,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
-from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, without_sources
+from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, with_lines, without_sources
 from fake_paper_networks import PaperFilters
 
 from casa_deepfocus import pipeline
@@ -361,6 +361,21 @@ def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
         csys.done()
         rg.done()
     assert box["trc"][2] > box["blc"][2] or box["bbShape"][2] >= 1
+
+
+def test_moments_are_images_of_casa(tiny_images, tmp_path):
+    cube, template = images.read_cube(f"{tiny_images}.image")
+    result = with_lines(make_result(cube), cube)
+    tables.complete(result.catalogue, cube.frame, cube.restfreq)
+    products.write_all(tmp_path, "out", result, cube, template)
+    row = result.catalogue[1]
+    for ending, unit in (("mom0", "Jy/beam.km/s"), ("mom1", "km/s"), ("mom2", "km/s")):
+        with images.opened(f"out.{ending}") as ia:
+            assert ia.brightnessunit() == unit and tuple(ia.shape()) == cube.shape[::-1]
+            plane, good = ia.getchunk().T, ia.getchunk(getmask=True).T
+        assert 0.01 < good.mean() < 0.6
+        if ending == "mom1":
+            assert plane[round(row["y"]), round(row["x"])] == pytest.approx(row["velocity"], abs=cube.chan_width_kms(FREQ0))
 
 
 def test_the_noise_is_an_image(written):

@@ -180,6 +180,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
     outfile, notes = _check_outfile(
         values["outfile"], outfiles.sources(vis, imagename, str(values["psf"] or ""), str(values["pb"] or "")),
         overwrite=bool(values["overwrite"]), keeps_images=bool(vis) and bool(values["keepimages"]),
+        cutouts=bool(values["cutouts"]),
     )  # fmt: skip
     if vis:
         selected = selection.check(vis, tclean, visibilities=visibilities)
@@ -254,14 +255,14 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 
 def _check_outfile(
-    outfile: Any, sources: Sequence[str], *, overwrite: bool, keeps_images: bool
+    outfile: Any, sources: Sequence[str], *, overwrite: bool, keeps_images: bool, cutouts: bool
 ) -> tuple[str, tuple[str, ...]]:
     """The prefix of the products, and what the log should say: runs that died in its folder are cleared up first."""
     prefix = outfiles.expanded(str(outfile or "") or default_outfile(sources[0]))
     folder = outfiles.check_name(prefix)
     outfiles.check_sources(prefix, sources, keeps_images=keeps_images)
     notes = staging.recover(folder)
-    endings = outfiles.endings(prefix, sources, keeps_images=keeps_images)
+    endings = outfiles.endings(prefix, sources, keeps_images=keeps_images, cutouts=cutouts)
     outfiles.check_free(prefix, [prefix + ending for ending in endings], overwrite=overwrite)
     return prefix, tuple(notes)
 

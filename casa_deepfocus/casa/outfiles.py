@@ -26,13 +26,13 @@ CUTOUTS = ".cutouts"
 """Ending of the folder that has a file for each source, where that is asked for."""
 
 SUFFIXES: tuple[str, ...] = (
-    *TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual", ".mom0", ".mom1", ".mom2", CUTOUTS,
+    *TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual", ".mom0", ".mom1", ".mom2",
 )  # fmt: skip
 """Endings of the products of a run with CASA."""
 
 FITS = (
     ".mask.fits", ".prob.fits", ".noise.fits", ".model.fits", ".residual.fits", ".mom0.fits", ".mom1.fits",
-    ".mom2.fits", CUTOUTS,
+    ".mom2.fits",
 )  # fmt: skip
 """Endings of the images of a run on FITS files without CASA, beside `TEXTS`."""
 
@@ -137,7 +137,7 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool, fi
     for name in sources:
         if _inside(folder, os.path.realpath(name)):
             raise ParameterError("outfile", prefix, f"lies inside the input {name!r}", "Choose another folder")
-        for ending in (TEXTS + FITS) if fits else SUFFIXES + (IMAGES if keeps_images else ()):
+        for ending in (CUTOUTS, *(TEXTS + FITS if fits else SUFFIXES + (IMAGES if keeps_images else ()))):
             if _takes(prefix + ending, name):
                 raise ParameterError(
                     "outfile", prefix, f"the product {prefix + ending!r} would overwrite the input {name!r}",
@@ -145,14 +145,17 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool, fi
                 )  # fmt: skip
 
 
-def endings(prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False) -> tuple[str, ...]:
+def endings(
+    prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False, cutouts: bool = False
+) -> tuple[str, ...]:
     """Endings that belong to a run: what older products have and the run has no content for is removed.
 
-    Images of an earlier keepimages, and those of the other kind (CASA's, FITS), are among them, unless this run reads
-    one of them.
+    Images of an earlier keepimages, cutouts of an earlier run, and images of the other kind (CASA's, FITS), are among
+    them, unless this run reads one of them.
     """
     own = TEXTS + FITS if fits else SUFFIXES + (IMAGES if keeps_images else ())
-    rest = [ending for group in (SUFFIXES, FITS, IMAGES) for ending in group if ending not in own]
+    own += (CUTOUTS,) if cutouts else ()
+    rest = [ending for group in (SUFFIXES, FITS, IMAGES, (CUTOUTS,)) for ending in group if ending not in own]
     if any(_takes(prefix + ending, name) for ending in rest for name in sources):
         return own
     return own + tuple(ending for ending in rest if ours(prefix + ending))

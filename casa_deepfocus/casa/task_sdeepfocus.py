@@ -332,7 +332,7 @@ def _write(
             raise space.full(str(work.path), str(exc)) from exc
         raise ProductError(f"the products of outfile={request.outfile!r} cannot be written: {exc}") from exc
     sources = outfiles.sources(request.vis, request.imagename, request.psf, request.pb)
-    endings = outfiles.endings(request.outfile, sources, keeps_images=keeps_images)
+    endings = outfiles.endings(request.outfile, sources, keeps_images=keeps_images, cutouts=request.cutouts)
     return work.publish(endings, overwrite=request.overwrite)
 
 
