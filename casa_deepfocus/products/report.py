@@ -37,7 +37,7 @@ LINE, CONTINUUM = "#b3361a", "#1b6583"
 WIDTH, SHARPNESS, FONT = 5.6, 160.0, 9.0
 """Width [inch], dots an inch and size of words [point] of the picture of the field: to be read at 390 pixels as well."""
 
-NUMBERED = 200
+NUMBERED = 100
 """Sources that get a number on the map, where there is a place for it."""
 
 OUTLINE = [withStroke(linewidth=2.5, foreground="white")]
