@@ -152,8 +152,8 @@ def write(folder: Path, number: int, seed: int) -> tuple[Path, float]:
 SCRIPT = """<script>{axe}</script><script>window.addEventListener("load", async () => {{
  const out = {{width: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight,
    load: performance.now() / 1000, findings: []}};
- if (window.axe) {{ const found = await axe.run(); out.findings = found.violations.map(v => [v.impact, v.id, v.nodes.length,
-   v.nodes[0].html.slice(0, 200)]); }}
+ if (window.axe) {{ const found = await axe.run();
+   out.findings = found.violations.map(v => [v.impact, v.id, v.nodes.length, v.nodes[0].html.slice(0, 200)]); }}
  const pre = document.createElement("pre"); pre.id = "measured"; pre.textContent = JSON.stringify(out);
  document.body.append(pre); }});</script>"""
 
@@ -194,8 +194,8 @@ def look(browser: str, page: Path, width: int, axe: str, folder: Path) -> dict[s
 def _browse(browser: str, *words: str) -> str:
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files",
-             f"--user-data-dir={home}", *words],
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+             "--allow-file-access-from-files", f"--user-data-dir={home}", *words],
             capture_output=True, text=True, timeout=3e-3 * WAIT, check=False,
         )  # fmt: skip
     return done.stdout

@@ -81,7 +81,11 @@ def found() -> None:
     table = result.catalogue
     figure = Figure(figsize=(11.0, 3.7), layout="constrained")
     dirty, seen, spectrum = figure.subplots(1, 3, width_ratios=[1.0, 1.0, 1.35])
-    limits = {"origin": "lower", "cmap": "Greys", "norm": AsinhNorm(3.0, vmin=-4.0, vmax=float(np.nanmax(result.integrated)))}
+    limits = {
+        "origin": "lower",
+        "cmap": "Greys",
+        "norm": AsinhNorm(3.0, vmin=-4.0, vmax=float(np.nanmax(result.integrated))),
+    }
     dirty.imshow(result.integrated, **limits)
     dirty.set_title("dirty cube, summed over its channels", fontsize=10)
     seen.imshow(result.integrated, **limits)
@@ -100,7 +104,9 @@ def found() -> None:
     spectrum.legend(frameon=False, fontsize=9)
     spectrum.ticklabel_format(axis="x", useOffset=False)
     spectrum.set(xlabel="frequency [GHz]", ylabel="mJy")
-    flux = tables.with_error(float(row["line_flux"]), float(row["line_flux_err"])).replace("+-", " \N{PLUS-MINUS SIGN} ")
+    flux = tables.with_error(float(row["line_flux"]), float(row["line_flux_err"])).replace(
+        "+-", " \N{PLUS-MINUS SIGN} "
+    )
     spectrum.set_title(f"source {brightest + 1}: {flux} Jy km/s", fontsize=10)
     _save("found", figure)
 

@@ -334,6 +334,6 @@ def with_lines(result: Result, cube: Cube) -> Result:
 def without_sources(result: Result) -> Result:
     """The same result with nothing found."""
     return replace(
-        result, catalogue=result.catalogue[:0], components=[], mask=np.zeros_like(result.mask), details=[], counts={"sources": 0},
-        probability=np.zeros_like(result.probability),
+        result, catalogue=result.catalogue[:0], components=[], mask=np.zeros_like(result.mask), details=[],
+        counts={"sources": 0}, probability=np.zeros_like(result.probability),
     )  # fmt: skip

@@ -23,7 +23,7 @@ def test_a_notebook_runs(path):
     if path.stem == "arrays":
         table = names["found"].catalogue
         assert len(table) == 2 and sorted(round(float(x)) for x in table["x"]) == [40, 62]
-        assert names["residual"].std() == pytest.approx(1e-3, rel=0.1)
+        assert names["found"].maps["residual"].std() == pytest.approx(1e-3, rel=0.1)
 
 
 def test_there_is_a_notebook():

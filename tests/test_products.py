@@ -235,7 +235,8 @@ def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
     tables.complete(result.catalogue, cube.frame, REST)
     products.write_all(tmp_path, "none", result, cube, template)
     endings = (
-        ".cat.ecsv", ".cat.fits", ".cat.vot", ".html", ".json", ".mask", ".model", ".noise", ".png", ".prob", ".residual"
+        ".cat.ecsv", ".cat.fits", ".cat.vot", ".html", ".json", ".mask", ".model", ".noise", ".png", ".prob",
+        ".residual",
     )  # fmt: skip
     assert names(tmp_path) == [f"none{ending}" for ending in endings]
     for suffix, kind in ((".cat.ecsv", "ascii.ecsv"), (".cat.vot", "votable")):
@@ -375,7 +376,9 @@ def test_moments_are_images_of_casa(tiny_images, tmp_path):
             plane, good = ia.getchunk().T, ia.getchunk(getmask=True).T
         assert 0.01 < good.mean() < 0.6
         if ending == "mom1":
-            assert plane[round(row["y"]), round(row["x"])] == pytest.approx(row["velocity"], abs=cube.chan_width_kms(FREQ0))
+            assert plane[round(row["y"]), round(row["x"])] == pytest.approx(
+                row["velocity"], abs=cube.chan_width_kms(FREQ0)
+            )
 
 
 def test_the_noise_is_an_image(written):

@@ -14,6 +14,9 @@ from astropy.io import fits
 from astropy.io.votable import parse
 from astropy.table import Table
 from astropy.wcs import WCS
+from scipy import ndimage
+
+from benchmarks.report import HOSTILE, NOISE, planted_on
 from casa_deepfocus.core.catalogue import build
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
@@ -23,9 +26,6 @@ from casa_deepfocus.pipeline.residual import residual
 from casa_deepfocus.products import fitsimages, panels, report, tables, writing
 from casa_deepfocus.products.modelparts import parts_of
 from casa_deepfocus.products.moments import moments
-from scipy import ndimage
-
-from benchmarks.report import HOSTILE, NOISE, planted_on
 
 NPIX, NCHAN, CELL, BEAM = 96, 24, 0.1, 0.5
 RUN = report.Run(("in.fits",), call="sdeepfocus(imagename='in.fits')", warnings=(HOSTILE,))
@@ -95,10 +95,26 @@ def test_moments_hold_what_the_catalogue_says(written):
     assert moments(cube, replace(result, components=[])) is None
 
 
+def test_moments_are_without_the_continuum(written):
+    """A bright and sloping continuum, at the end of a band, leaves the line's moments as they are."""
+    part = Component(
+        48.0, 47.0, np.array([4.0, 4.0, 0.0]), amp=0.2, chan=17.0, fwhm=4.0, cont=0.3, slope=0.004, has_cont=True,
+        has_slope=True, snr_cont=900.0,
+    )  # fmt: skip
+    cube, result = _with(part)
+    row, lines = result.catalogue[0], moments(cube, result)
+    area = np.pi * (BEAM / CELL) ** 2 / (4 * np.log(2))
+    assert np.nansum(lines.total) / area == pytest.approx(row["line_flux"], rel=0.06)
+    assert lines.centre[47, 48] == pytest.approx(row["velocity"], abs=1.0)
+    assert np.isnan(lines.without_continuum[0]).all() and np.isfinite(lines.without_continuum[10:]).all()
+
+
 def _with(part: Component):
     """A cube with one source, and its result."""
     cube, result = planted_on(empty_cube(), 0, np.random.default_rng(3))
-    left = residual(cube, replace(result, components=[replace(part, amp=-part.amp, cont=-part.cont)]))
+    left = residual(
+        cube, replace(result, components=[replace(part, amp=-part.amp, cont=-part.cont, slope=-part.slope)])
+    )
     table = build([part], [1.0], cube)
     tables.complete(table, cube.frame, cube.restfreq)
     return replace(cube, data=left), replace(result, catalogue=table, components=[part])
@@ -162,8 +178,9 @@ def test_a_continuum_that_is_noise_is_no_component():
 def test_components_hold_what_the_parts_say(tmp_path):
     """A line has its flux at its brightest channel, absorption too; a disc is four components."""
     pytest.importorskip("casatools")
-    from casa_deepfocus.casa import products
     from casatools import componentlist
+
+    from casa_deepfocus.casa import products
 
     cube, result = planted_on(empty_cube(), 10, np.random.default_rng(3))
     result.components[0].amp *= -1.0

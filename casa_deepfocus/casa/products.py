@@ -38,7 +38,13 @@ STEEPEST = 10.0
 
 
 def write_all(
-    folder: Path, base: str, result: Result, cube: Cube, template: Template, run: report.Run = NOBODY, *,
+    folder: Path,
+    base: str,
+    result: Result,
+    cube: Cube,
+    template: Template,
+    run: report.Run = NOBODY,
+    *,
     cutouts: bool = False,
 ) -> None:
     """Write every product into a folder.

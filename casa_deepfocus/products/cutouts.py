@@ -63,9 +63,7 @@ def write(folder: Path, result: Result, cube: Cube, left: NDArray[np.float32], c
         For the history.
     """
     folder.mkdir()
-    for row, detail, (rows, columns) in zip(
-        result.catalogue, result.details, windows(result, cube), strict=True
-    ):
+    for row, detail, (rows, columns) in zip(result.catalogue, result.details, windows(result, cube), strict=True):
         first = fits.PrimaryHDU()
         first.header["ORIGIN"], first.header["CREATOR"] = MAKER, SOFTWARE
         first.header["OBJECT"] = fitsimages.plain(str(row["name"]))

@@ -29,7 +29,7 @@ class Moments:
     unit : str
         That of velocities: km/s, or Hz where the rest frequency is not known.
     without_continuum : (nchan, ny, nx) float32 [Jy/beam]
-        The image that they are of.
+        The image that they are of; NaN in channels that are far from every line.
     """
 
     total: NDArray[np.float32]
@@ -60,15 +60,7 @@ def moments(cube: Cube, result: Result, convention: str = velocity.RADIO) -> Mom
     mask = line_mask(cube, result)
     if mask is None:
         return None
-    with_continuum = [part for part in result.components if part.has_cont]
-    line = cube.data
-    if with_continuum:
-        parts = []
-        for part in with_continuum:
-            alone = replace(part)
-            alone.drop_line()
-            parts.append(alone)
-        line = residual(cube, replace(result, components=parts))
+    line = _without_continuum(cube, result, mask)
     known = cube.restfreq > 0
     speed = velocity.velocity(cube.freq, cube.restfreq, convention) if known else np.asarray(cube.freq, float)
     step = np.abs(np.gradient(speed))
@@ -101,14 +93,44 @@ def moments(cube: Cube, result: Result, convention: str = velocity.RADIO) -> Mom
     )
 
 
+def _without_continuum(cube: Cube, result: Result, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The image without the fitted continua, in the channels of the lines and as many again beside them."""
+    with_continuum = [part for part in result.components if part.has_cont]
+    if not with_continuum:
+        return cube.data
+    seen = np.flatnonzero(mask.any(axis=(1, 2)))
+    more = BESIDE + len(seen) // 2
+    first, stop = max(0, int(seen[0]) - more), min(cube.nchan, int(seen[-1]) + more + 1)
+    here = slice(first, stop)
+    several = {name: plane[here] if len(plane) > 1 else plane for name, plane in (("psf", cube.psf), ("pb", cube.pb))}
+    part_of = replace(cube, data=cube.data[here], freq=cube.freq[here], beams=cube.beams[here], **several)
+    # Continua are told at the middle of the band, which is another here.
+    shift = 0.5 * (first + stop - 1) - 0.5 * (cube.nchan - 1)
+    parts = []
+    for part in with_continuum:
+        alone = replace(part, cont=part.cont + part.slope * shift)
+        alone.drop_line()
+        parts.append(alone)
+    noise = np.asarray(result.noise)
+    noise = noise[here] if len(noise) == cube.nchan else noise
+    line = np.full_like(cube.data, np.nan)
+    line[here] = residual(part_of, replace(result, components=parts, noise=noise))
+    return line
+
+
+BESIDE = 3
+"""Channels beside the lines at least, for a cut to show where they end."""
+
+
 def line_mask(cube: Cube, result: Result) -> NDArray[np.bool_] | None:
     """(nchan, ny, nx) the dilated models of all lines, without the bands of continua; None where there is none."""
     lines = [part for part in result.components if part.has_line]
     if not lines or not np.isfinite(cube.freq).all() or cube.nchan < 2:
         return None
-    mask = np.zeros(cube.data.shape, dtype=bool)
+    shape = (cube.nchan, *cube.shape)
+    mask = np.zeros(shape, dtype=bool)
     for part in lines:
         observed = observed_covariance(np.maximum(part.covariance, [0.0, 0.0, -np.inf]), cube.beam_covariance())
-        slices, inside = source_mask(mask.shape, part.x, part.y, observed, part.chan, part.fwhm)
+        slices, inside = source_mask(shape, part.x, part.y, observed, part.chan, part.fwhm)
         mask[slices] |= inside
     return mask if mask.any() else None

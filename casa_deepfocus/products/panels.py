@@ -22,7 +22,7 @@ from PIL import Image
 SIDE = 190
 """Longer side of an image in a panel [user unit]."""
 
-LEFT, RIGHT, TOP, BOTTOM = 40, 14, 6, 34
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 6, 34
 """Margins of a panel, for the scales [user unit]."""
 
 WIDE, HIGH = 520, 216
@@ -230,9 +230,7 @@ def spectrum_panel(curve: Curve, words: str) -> Markup:
     parts.append(f'<path d="{_path(across(x), up(model))}" fill="none" stroke="{INK}" stroke-width="1.8"/>')
     if clean.any():
         place = y1 - np.clip(clean, 0.0, 1.0) * 0.9 * (y1 - y0)
-        parts.append(
-            f'<path d="{_path(across(x), place)}" fill="none" stroke="{CONTINUUM}" stroke-dasharray="1.5 3"/>'
-        )
+        parts.append(f'<path d="{_path(across(x), place)}" fill="none" stroke="{CONTINUUM}" stroke-dasharray="1.5 3"/>')
         parts.append(_text(x1 + 4, y1 - 0.9 * (y1 - y0) + 4, "1") + _text(x1 + 4, y1 + 4, "0"))
     bar = 0.5 * (y1 - y0) * curve.noise / (0.5 * (high - low))
     if np.isfinite(bar) and bar > 0:
@@ -286,7 +284,7 @@ def _ticks(first: float, last: float, number: int) -> list[tuple[float, str]]:
     low, high = sorted((first, last))
     if not high > low:
         return []
-    values = MaxNLocator(number, min_n_ticks=2, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    values = np.asarray(MaxNLocator(number, min_n_ticks=2, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
     values = values[(values >= low) & (values <= high)]
     digits = int(np.clip(1 - np.floor(np.log10(np.ptp(values) or 1.0)), 0, 8)) if values.size > 1 else 2
     texts = [f"{value + 0.0:.{digits}f}" for value in values]

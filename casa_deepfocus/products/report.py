@@ -35,7 +35,7 @@ LINE, CONTINUUM = "#b3361a", "#1b6583"
 """Colours of sources with a line and of those without: of contrast to white, and drawn in different ways besides."""
 
 WIDTH, SHARPNESS, FONT = 5.6, 160.0, 9.0
-"""Width [inch], dots an inch and size of words [point] of the picture of the field: to be read at 390 pixels as well."""
+"""Width [inch], dots an inch and size of words [point] of the field's picture: to be read at 390 pixels as well."""
 
 NUMBERED = 100
 """Sources that get a number on the map, where there is a place for it."""

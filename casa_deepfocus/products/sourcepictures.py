@@ -132,15 +132,15 @@ def of_field(material: Material) -> list[Shown]:
     beam = Outline(0.04 * nx + 0.5 * size, 0.04 * ny + 0.5 * size, size, width, angle, filled=True)
     ends = (0.5 * nx * cube.cell, -0.5 * nx * cube.cell, -0.5 * ny * cube.cell, 0.5 * ny * cube.cell)
     band = "the band's mean" if cube.nchan > 1 else "the image"
-    words = [
-        ("data", data, f"Data: {band} in sigma, peak {_finite(np.nanmax, data):.1f}"),
-        ("model", data - left, f"Model: what was found as the telescope sees it, peak {_finite(np.nanmax, data - left):.1f}"),
-        ("residual", left,
-         f"Residual: rms {rms:.2f} sigma, largest {largest:+.1f} (noise alone: about {usual:.1f})"),
-    ]  # fmt: skip
+    model = data - left
+    words = (
+        (data, f"Data: {band} in sigma, peak {_finite(np.nanmax, data):.1f}"),
+        (model, f"Model: what was found as the telescope sees it, peak {_finite(np.nanmax, model):.1f}"),
+        (left, f"Residual: rms {rms:.2f} sigma, largest {largest:+.1f} (noise alone: about {usual:.1f})"),
+    )
     axes = _axes(regions.turned(cube.sky_frame(0.5 * nx, 0.5 * ny)))
     out = []
-    for _, image, caption in words:
+    for image, caption in words:
         drawn = panels.grey(panels.thinned(image), LOWEST, high)
         out.append(Shown(panels.image_panel(drawn, cube.shape, ends, caption, axes, (beam,)), caption))
     table = result.catalogue
@@ -192,9 +192,7 @@ def is_resolved(row: Row, cube: Cube) -> bool:
     return bool(bright and row["fwhm_maj"] >= RESOLVED * cube.beam_pixels() * cube.cell)
 
 
-def _of_line(
-    row: Row, detail: SourceDetail, material: Material, half: int, outline: Outline, name: str
-) -> list[Shown]:
+def _of_line(row: Row, detail: SourceDetail, material: Material, half: int, outline: Outline, name: str) -> list[Shown]:
     """Moments 0 and 1 and the cut along the major axis of a resolved line."""
     cube, found = material.cube, material.moments
     if found is None:
@@ -273,11 +271,12 @@ def _spectrum(row: Row, detail: SourceDetail, cube: Cube, name: str) -> Shown:
         f"frequency [GHz], {cube.frame}".rstrip(", ") if known else "channel", above, above_name,
     )  # fmt: skip
     said = _fit(row)
-    caption = (
-        f"Spectrum as observed (grey; bar: its noise, +-{noise:.2g} mJy), fit (black) with its error"
-        + (", range of the line (dashed)" if line else "") + (", Deep GRU's output (dotted)" if detail.clean.any() else "")
-        + (f". {said}" if said else "")
-    )  # fmt: skip
+    parts = [
+        f"Spectrum as observed (grey; bar: its noise, \N{PLUS-MINUS SIGN}{noise:.2g} mJy), fit (black) with its error"
+    ]
+    parts += ["range of the line (dashed)"] if line else []
+    parts += ["Deep GRU's output (dotted)"] if detail.clean.any() else []
+    caption = ", ".join(parts) + (f". {said}" if said else "")
     return Shown(panels.spectrum_panel(curve, f"{name}: {caption}"), caption, "spectrum")
 
 
