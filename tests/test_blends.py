@@ -49,7 +49,7 @@ def fitted(sources, starts, seed=1, white=0.0, natural=True):
         Component(x, y, shape_to_covariance(4.0, 4.0, 0.0), amp=0.02, chan=chan, fwhm=width, cont=0.003, has_cont=True)
         for x, y, chan, width in starts
     ]
-    joint.refine(search, [])
+    joint.fit_all(search)
     return search
 
 
@@ -166,11 +166,11 @@ def test_what_gets_lost_puts_all_back(monkeypatch):
     (single,) = search.components
     before = single.vector()
 
-    def lose(search, new):
+    def lose(search):
         search.refused += search.components
         search.components = []
 
-    monkeypatch.setattr(blends, "refine", lose)
+    monkeypatch.setattr(blends, "fit_all", lose)
     assert blends.split(search) == 0 and not search.refused
     assert search.components == [single] and np.array_equal(single.vector(), before)
 

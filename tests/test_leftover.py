@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.noise import SMOOTH_OVER, channel_noise, smooth_noise
 from casa_deepfocus.pipeline import joint, run
 from casa_deepfocus.pipeline.leftover import look_at_residual
@@ -74,7 +75,16 @@ def test_a_peak_in_the_residual_is_told(sign, word):
     search.fit.residual[:, 30, 41] += sign * 12.0 / np.sqrt(NCHAN)
     left = look_at_residual(search)
     assert word in left.summary and "(41, 30)" in left.summary
-    assert (left.highest if sign > 0 else left.deepest) > 9.0
+    assert (left.deepest > 9.0) == (sign < 0), "a peak says nothing of the noise"
+
+
+def test_a_hole_in_front_of_a_source_is_told_but_is_no_noise():
+    search = make_search()
+    search.fit.residual[:, 30, 41] -= 12.0 / np.sqrt(NCHAN)
+    hole = look_at_residual(search).deepest
+    search.components = [Component(41.0, 30.0, np.zeros(3), has_line=False, has_cont=True)]
+    left = look_at_residual(search)
+    assert "a hole" in left.summary and left.deepest < 0.6 * hole
 
 
 def test_a_hole_in_a_line_is_told():

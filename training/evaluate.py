@@ -30,6 +30,7 @@ from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.core.scores import line_only
 from casa_deepfocus.errors import DataError, DeepFocusError, ParameterError
 from casa_deepfocus.pipeline.state import Options
+from training.blinded import KNOWS_NOTHING, Blinded
 from training.bootstrap import poisson_upper, score_errors
 from training.ideal import Ideal, false_alarms_per_cube, ideal_filter
 from training.score import Score, plain, score_tables
@@ -125,6 +126,7 @@ class PipelineSearch:
     device : {'auto', 'cpu', 'cuda'}
     mode : {'line', 'continuum', 'both'}
     minsnr, false_alarms : float, as in `casa_deepfocus.pipeline.Options`
+    without : tuple of str, networks that are blinded (`training.blinded`)
     """
 
     def __init__(
@@ -134,8 +136,9 @@ class PipelineSearch:
         mode: str = "both",
         minsnr: float = Options.minsnr,
         false_alarms: float = Options.false_alarms,
+        without: tuple[str, ...] = (),
     ) -> None:
-        self.models, self.device = models, device
+        self.models, self.device, self.without = models, device, without
         self.options = Options(mode=mode, minsnr=minsnr, false_alarms=false_alarms)
         self._networks: Any = None
 
@@ -145,7 +148,8 @@ class PipelineSearch:
         if self._networks is None:
             from casa_deepfocus.models.runner import load_networks
 
-            self._networks = load_networks(self.models, self.device)
+            networks = load_networks(self.models, self.device)
+            self._networks = Blinded(networks, self.without) if self.without else networks
         return pipeline.run(cube, self._networks, self.options).catalogue
 
     def __getstate__(self) -> dict[str, Any]:
@@ -313,6 +317,8 @@ def _volume(truth: Table) -> tuple[np.ndarray, np.ndarray]:
 def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the fields' results depend on; a preset's file by its content."""
     values = {name: getattr(args, name) for name in ("preset", "seed", "models", "mode", "minsnr", "false_alarms")}
+    if args.without:
+        values["without"] = sorted(args.without)
     for name, path in (("preset", Path(args.preset)), ("models", Path(args.models) / "manifest.json")):
         if path.is_file():
             values[f"{name}_crc32"] = zlib.crc32(path.read_bytes())
@@ -336,6 +342,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--false-alarms", type=float, default=Options.false_alarms, help="peaks of noise a cube may be wrong about"
     )
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=list(KNOWS_NOTHING), metavar="NETWORK",
+        help=f"networks that say the same of everything: {', '.join(KNOWS_NOTHING)}",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", default="", help="folder for fields, tables, figures and scores")
     parser.add_argument("--resume", action="store_true", help="go on with the fields that --out holds")
@@ -379,10 +389,14 @@ def run(args: argparse.Namespace) -> int:
         if not args.models and args.method != "default":
             args.models = args.method
         _check_method(args.method, args.models)
+        if args.without and args.method != "default":
+            raise ParameterError("--without", " ".join(args.without), "is for this project's method", "Leave it out")
         if args.method == "decoras":
             # It knows no channels: places and boxes alone are compared, as the paper does.
             args.mode = "continuum"
-        search = PipelineSearch(args.models, args.device, args.mode, args.minsnr, args.false_alarms)
+        search = PipelineSearch(
+            args.models, args.device, args.mode, args.minsnr, args.false_alarms, tuple(args.without)
+        )  # fmt: skip
         empty = max(1, args.n // 10) if args.empty is None else args.empty
         store = Store(Path(args.out) if args.out else None, recipe_of(args), resume=args.resume)
         result = evaluate(

@@ -44,6 +44,11 @@ GROWN = 0.1
 beam has it."""
 
 
+def stamp_margin(beam_variance: float) -> int:
+    """Pixels around a component that a fit looks at, besides its own size: a beam and a half, and a few."""
+    return int(np.ceil(1.5 * np.sqrt(beam_variance) * FWHM_PER_SIGMA)) + 6
+
+
 class _Stamp:
     """The patch of sky that a group of components is fitted on, and the band-limited images on it."""
 
@@ -139,7 +144,7 @@ class _Group:
         self.nchan = residual.shape[0]
         self.beam_variance = 0.5 * float(beam[0] + beam[1])
         self.largest = largest
-        margin = int(np.ceil(1.5 * np.sqrt(self.beam_variance) * FWHM_PER_SIGMA)) + 6
+        margin = stamp_margin(self.beam_variance)
         self.stamp = _Stamp(components, known, margin)
         self.residual = self.stamp.cut(residual).reshape(self.nchan, -1)
         double = (2 * self.stamp.size, 2 * self.stamp.size)
@@ -563,6 +568,31 @@ class JointFit:
         gradient = images @ ((self.weights * moved) @ group.residual)
         motion = np.linalg.lstsq((images @ dirty.T) * float(self.weights @ moved**2), gradient, rcond=1e-10)[0]
         return 0.5 * float(gradient @ motion), motion
+
+    def likelihood(self, components: Sequence[Component], weights: NDArray | None = None) -> float:
+        """ln L of a whole model, against none: half the sum of m . (d + r) / sigma^2, r being the residual.
+
+        Parameters
+        ----------
+        components : sequence of Component, all of the model that the residual is without
+        weights : (nchan,) [1 / (Jy/beam)^2], other than those of the fit
+        """
+        weights = self.weights if weights is None else weights
+        total = 0.0
+        for component in components:
+            stamp = _Stamp([component], self.known, self._margin())
+            image = stamp.images(component.vector(), component.profile)[0]
+            rows, columns, part = stamp.overlap()
+            seen = sum(
+                np.tensordot(blank_to_zero(cube[:, rows, columns]), image[part], axes=2)
+                for cube in (self.data, self.residual)
+            )
+            total += 0.5 * float((weights * component.spectrum(len(weights))) @ seen)
+        return total
+
+    def _margin(self) -> int:
+        """Pixels around a component that a fit looks at, besides its own size."""
+        return stamp_margin(0.5 * float(self.beam[0] + self.beam[1]))
 
     def set_noise(self, sigma: NDArray) -> None:
         """Take another noise, (nchan,) [Jy/beam]."""

@@ -172,6 +172,9 @@ def _run(
             with clock.step("fit"):
                 added = refine(search, [item.component for item in found])
                 added += refine_lines(search, lines_of_known_sources(search))
+            if added:
+                # What was refused beside the model as it was may be what is missing in it now.
+                search.refused.clear()
         if not added:
             with clock.step("extended"):
                 wide = extended_lines(search, line)
@@ -232,9 +235,7 @@ def _tell_smoothed(search: Search, log: Log) -> None:
     weights = inverse_variance(search.sigma)
     best = int(np.argmax(weights))
     images = (weighted_mean(search.fit.residual, weights), search.fit.residual[best])
-    ratios = [
-        correlation_ratio(np.where(search.inside, image, np.nan), search.imager.plane(best)) for image in images
-    ]
+    ratios = [correlation_ratio(np.where(search.inside, image, np.nan), search.imager.plane(best)) for image in images]
     beams = float(search.inside.sum()) / search.beam**2
     if min(ratios) > max(SMOOTHED, 1.0 + CHANCE / float(np.sqrt(beams))):
         log(

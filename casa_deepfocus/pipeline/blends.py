@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.core.profiles import EXPONENTIAL, GAUSSIAN
-from casa_deepfocus.pipeline.joint import refine, renew_noise
+from casa_deepfocus.pipeline.decision import Proposal, best_of, surplus, total_snr, trial
+from casa_deepfocus.pipeline.joint import fit_all
 from casa_deepfocus.pipeline.state import Search
 
 BRIGHT = 2.0
@@ -27,30 +28,12 @@ LONG = 0.3
 MOVING = 4.0
 """ln L that a motion with the channel must gain for a component to be tried as two in different channels."""
 
-MARGIN = 1.1
-"""Times the SNR that a source needs, that one within another's beam must add: their errors are larger by that than the
-bounds that an SNR is counted in."""
-
-MISMATCH = 0.01
-"""No source is a Gaussian: two must gain this times the square of the fainter one's SNR more than noise does."""
-
 
 def settle(search: Search) -> int:
     """Split what is two, join what is one. Number of changes."""
     changes = split(search) + share(search) + merge(search)
     search.count("blends", changes)
     return changes
-
-
-def total_snr(component: Component) -> float:
-    """SNR of line and continuum together."""
-    return float(np.hypot(component.snr_line * component.has_line, component.snr_cont * component.has_cont))
-
-
-def needed(search: Search, component: Component) -> float:
-    """ln L that a component must gain: a little more than one that stands alone and is just bright enough."""
-    kind = "line" if component.has_line else "integrated"
-    return 0.5 * (MARGIN * search.limit(kind)) ** 2
 
 
 def split(search: Search) -> int:
@@ -63,15 +46,8 @@ def split(search: Search) -> int:
         if component in search.whole or component.absorption or not component.fit_shape:
             continue
         search.whole.append(component)
-        best, pair = 0.0, None
-        for two in halves(search, component):
-            gain = search.fit.in_place_of([component], two)
-            faint = min(two, key=total_snr)
-            gain -= needed(search, faint) + MISMATCH * total_snr(faint) ** 2
-            if gain > best and all(search.stands(half) for half in two):
-                best, pair = gain, two
-        if pair is not None and _replace(search, [component], pair):
-            changes += 1
+        proposals = [Proposal((component,), tuple(two)) for two in halves(search, component)]
+        changes += adopt(search, best_of(search, proposals))
     return changes
 
 
@@ -133,9 +109,8 @@ def share(search: Search) -> int:
             heir.has_cont, heir.cont, heir.slope = True, component.cont / len(beside), component.slope / len(beside)
             heir.has_slope, heir.slope_scale, heir.errors = component.has_slope, component.slope_scale, {}
             heirs.append(heir)
-        old = [component, *beside]
-        if -search.fit.in_place_of(old, heirs) < needed(search, component) and _replace(search, old, heirs):
-            changes += 1
+        proposal = Proposal((component, *beside), tuple(heirs))
+        changes += surplus(search, proposal) > 0.0 and adopt(search, proposal)
     return changes
 
 
@@ -162,25 +137,21 @@ def merge(search: Search) -> int:
         for profile in dict.fromkeys((one.profile, EXPONENTIAL)):
             alone = copy.copy(one)
             alone.profile = profile
-            if -search.fit.in_place_of([neighbour, component], [alone]) >= needed(search, component):
-                continue
-            if _replace(search, [neighbour, component], [alone]):
+            proposal = Proposal((neighbour, component), (alone,))
+            if surplus(search, proposal) > 0.0 and adopt(search, proposal):
                 search.refused.append(component)
                 changes += 1
                 break
     return changes
 
 
-def _replace(search: Search, old: list[Component], new: list[Component]) -> bool:
-    """Put components in the place of others and fit all. False, and all is as before, when one of them gets lost."""
-    saved, refused = [(component, copy.copy(component)) for component in search.components], list(search.refused)
-    search.components = [c for c in search.components if c not in old] + new
-    refine(search, [])
-    if all(component in search.components for component in new):
-        return True
-    for component, before in saved:
-        component.__dict__.update(before.__dict__)
-    search.components, search.refused = [component for component, _ in saved], refused
-    search.fit.update_residual(search.components)
-    renew_noise(search)
-    return False
+def adopt(search: Search, proposal: Proposal | None) -> bool:
+    """Put components in the place of others and fit all. False, and all is as before, where that does not pay."""
+    if proposal is None:
+        return False
+    with trial(search) as attempt:
+        search.components = [c for c in search.components if c not in proposal.old] + list(proposal.new)
+        fit_all(search)
+        if all(component in search.components for component in proposal.new) and attempt.pays(proposal):
+            attempt.keep()
+    return attempt.kept

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casa_deepfocus.core.noisemap import NoiseMap, measure_noise_map
-from casa_deepfocus.pipeline.joint import measured_noise, refine
+from casa_deepfocus.pipeline.joint import fit_all, measured_noise
 from casa_deepfocus.pipeline.outside import Outside
 from casa_deepfocus.pipeline.state import Log, Search
 
@@ -71,10 +71,8 @@ class Flatness:
         search.fit.update_residual(search.components)
         search.sigma = measured_noise(search)
         search.fit.set_noise(search.sigma)
-        # What was too faint before may not be so now.
-        search.refused.clear()
         tell_map(fresh, self.log)
-        refine(search, [])
+        fit_all(search)
         search.measure_floor()
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.noise import assumed_noise, channel_noise, smooth_noise
 from casa_deepfocus.core.profiles import EXPONENTIAL, GAUSSIAN, mismatch
+from casa_deepfocus.pipeline.decision import PREFERRED, SHARE, Proposal, overlaps, surplus, total_snr, trial, under_line
 from casa_deepfocus.pipeline.lines import KnownLine, same_source
 from casa_deepfocus.pipeline.state import LEAST_PART, Search
 
@@ -21,15 +22,8 @@ anything that is found, the positions differ by no more."""
 ALONE = 3.0
 """A candidate with no other this near [beam] stands alone."""
 
-SURE = 1.5
-"""Times the SNR that a source needs, from which it may not get lost to new ones."""
-
 NEARLY = 0.9
 """Fraction of the SNR that a source needs, below which a candidate fitted alone is not looked at further."""
-
-LEAST_SHARE = 0.08
-"""Fraction of a brighter source's SNR within a beam of it, below which a fainter one may be what its fit leaves: false
-sources of simulated fields had 0.07 at most, true ones 0.09 and more (docs/decisions.md)."""
 
 ONE_PLACE = 0.2
 """Distance [beam] below which two components are at one place."""
@@ -41,10 +35,6 @@ OTHER_WEIGHTS = 0.1
 """Change of ln sigma of a channel from which its sources are fitted again: with weights that are wrong by less, errors
 grow by less than a hundredth."""
 
-PREFERRED = 3.0
-"""ln L that an exponential must gain over a Gaussian. A source that is a Gaussian is taken for an exponential by chance
-in less than 1 of 100 cases then, whatever its SNR: the gain has a mean of -D and a variance of 2 D."""
-
 LIKE_BEFORE = 0.2
 """Change of ln SNR below which a component's profile is not looked at again."""
 
@@ -53,26 +43,39 @@ LEAST_RESPONSE = 0.01
 the shortest baseline. Where all spacings are, a source of 7 beams has it, and none is fitted that large."""
 
 
-MORE_LEFT = 1.01
-"""Square of what is left, weighted by the noise, over what was left before new components were tried, that they may not
-exceed: dropping what is not significant leaves less than that of itself."""
-
-
 def refine(search: Search, new: Sequence[Component]) -> int:
     """Fit the new components together with the old; drop what is not significant. Number of changes that stay.
 
-    Where a source that was sure before is gone afterwards, new ones took its flux; where more is left than before, they
-    have led the fit astray. All is as before then, and they are refused.
+    Where the model is worth less with what stays of them, some have led the fit astray: all is as before then, and they
+    are tried one after the other, the brightest first. What does not pay by itself either is refused.
     """
-    before = {(id(c), c.has_line, c.has_cont) for c in search.components}
-    saved = [copy.deepcopy(component) for component in search.components] if new else []
-    tried = promising(search, new)
-    if new and not tried:
-        return 0
-    weights = search.fit.weights.copy()
-    left_before = what_is_left(search, weights) if tried else np.inf
-    for component in tried:
-        add(search, component)
+    before = _parts(search)
+    tried = sorted(promising(search, new), key=total_snr, reverse=True)
+    if tried and not _try_together(search, tried):
+        for component in tried:
+            if len(tried) == 1 or not _try_together(search, [component]):
+                search.refused.append(component)
+    return len(_parts(search) - before)
+
+
+def _try_together(search: Search, new: Sequence[Component]) -> bool:
+    """Add components and fit everything; False, and all is as before, where that does not pay."""
+    with trial(search, new) as attempt:
+        for component in new:
+            add(search, component)
+        fit_all(search)
+        if attempt.pays():
+            attempt.keep()
+    return attempt.kept
+
+
+def _parts(search: Search) -> set[tuple[int, bool, bool]]:
+    """Each component and what it has."""
+    return {(id(c), c.has_line, c.has_cont) for c in search.components}
+
+
+def fit_all(search: Search) -> None:
+    """Fit everything until no component is dropped, joined, or changes what it is."""
     for _ in range(5):
         search.fit.fit(search.components)
         other = renew_noise(search) | choose_profiles(search)
@@ -81,26 +84,6 @@ def refine(search: Search, new: Sequence[Component]) -> int:
     else:
         # The last change must reach the values and the residual as well.
         search.fit.fit(search.components)
-    astray = bool(saved) and what_is_left(search, weights) > MORE_LEFT * left_before
-    if astray or any(_is_gone(search, component) for component in saved):
-        search.components = saved
-        search.refused += [component for component in tried if component not in search.refused]
-        search.fit.update_residual(saved)
-        renew_noise(search)
-        return 0
-    return len({(id(c), c.has_line, c.has_cont) for c in search.components} - before)
-
-
-def what_is_left(search: Search, weights: NDArray) -> float:
-    """Sum of the squares of the residual over those of a noise: weights (nchan,) [1 / (Jy/beam)^2]."""
-    squares = np.einsum("cyx,cyx->c", search.fit.residual, search.fit.residual, dtype=np.float64)
-    return float(weights @ squares)
-
-
-def _is_gone(search: Search, component: Component) -> bool:
-    """Whether a source that was sure has nothing within a beam in its place."""
-    near = (np.hypot(component.x - other.x, component.y - other.y) <= search.beam for other in search.components)
-    return search.stands(component, SURE) and not any(near)
 
 
 def promising(search: Search, new: Sequence[Component]) -> list[Component]:
@@ -191,9 +174,7 @@ def choose_profiles(search: Search) -> bool:
         component.profiled_at = max(snr, 1e-9)
         other = copy.copy(component)
         other.profile = EXPONENTIAL if component.profile == GAUSSIAN else GAUSSIAN
-        gain = search.fit.in_place_of([component], [other])
-        needed = PREFERRED if component.profile == GAUSSIAN else -PREFERRED
-        if gain > needed:
+        if surplus(search, Proposal((component,), (other,))) > 0.0:
             component.__dict__.update(other.__dict__)
             changed = True
     if changed:
@@ -248,18 +229,21 @@ def join_parts(search: Search) -> bool:
 
 def refine_lines(search: Search, lines: Sequence[KnownLine]) -> int:
     """Give lines to fitted sources and fit again. Number that stay."""
+    nchan = search.cube.nchan
     if not lines:
         return 0
-    nchan = search.cube.nchan
-    for component, peak, absorption in lines:
-        spectrum = search.fit.source_spectrum(component) - component.continuum_spectrum(nchan)
-        inside = spectrum[peak.chan0 : peak.chan1 + 1]
-        component.has_line, component.known, component.absorption = True, True, absorption
-        component.shown = component.snr_cont
-        component.chan, component.fwhm = peak.chan, max(peak.fwhm, 1.0)
-        component.amp = float(inside.min() if absorption else inside.max())
-    refine(search, [])
-    return sum(line.component.has_line for line in lines)
+    with trial(search) as attempt:
+        for component, peak, absorption in lines:
+            spectrum = search.fit.source_spectrum(component) - component.continuum_spectrum(nchan)
+            inside = spectrum[peak.chan0 : peak.chan1 + 1]
+            component.has_line, component.known, component.absorption = True, True, absorption
+            component.shown = component.snr_cont
+            component.chan, component.fwhm = peak.chan, max(peak.fwhm, 1.0)
+            component.amp = float(inside.min() if absorption else inside.max())
+        fit_all(search)
+        if attempt.pays():
+            attempt.keep()
+    return sum(line.component.has_line for line in lines) if attempt.kept else 0
 
 
 def add(search: Search, component: Component) -> None:
@@ -295,19 +279,17 @@ def on_data(component: Component, inside: NDArray[np.bool_]) -> bool:
 def is_left_beside(search: Search, component: Component, brighter: Component) -> bool:
     """Whether a component may be no more than what a brighter one within a beam leaves, not being a Gaussian itself.
 
-    Its continuum counts where it has LEAST_SHARE of the other's, its line where it has as much of what the other has
+    Its continuum counts where it has SHARE of the other's, its line where it has as much of what the other has
     in the channels of the line; beside an absorption it must be the brighter one. What counts must be enough by itself.
     """
     if np.hypot(component.x - brighter.x, component.y - brighter.y) > search.beam:
         return False
-    near = brighter.has_line and abs(component.chan - brighter.chan) < 0.75 * (component.fwhm + brighter.fwhm)
-    if near and brighter.absorption and not component.absorption:
+    if brighter.absorption and not component.absorption and overlaps(component, brighter):
         least = brighter.snr_line
     else:
-        part = min(max(component.fwhm, 1.0) / search.cube.nchan, 1.0)
-        least = LEAST_SHARE * np.hypot(brighter.snr_line if near else 0.0, brighter.snr_cont * np.sqrt(part))
+        least = SHARE * under_line(search, brighter, component)
     line = component.has_line and component.snr_line >= least
-    continuum = component.has_cont and component.snr_cont >= LEAST_SHARE * brighter.snr_cont
+    continuum = component.has_cont and component.snr_cont >= SHARE * brighter.snr_cont
     if line and continuum:
         return False
     by_line = line and component.snr_line >= search.limit("line")

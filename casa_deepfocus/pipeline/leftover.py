@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from casa_deepfocus.core.detection import LineSearch, weighted_mean
 from casa_deepfocus.core.noise import inverse_variance, robust_rms
 from casa_deepfocus.pipeline.blobs import line_cube
-from casa_deepfocus.pipeline.state import RAISED, Search
+from casa_deepfocus.pipeline.state import RAISED, TAIL_APART, Search
 
 CHANCE = 0.001
 """Peaks beyond the level that are asked for that noise makes in each of the searches, on average: one empty field in
@@ -29,14 +29,13 @@ class Leftover:
     Attributes
     ----------
     rms : float, of the mean over channels, over what independent channels of their noise have; at least 1
-    deepest, highest : float [sigma], peaks of that mean
-    deepest_line : float [sigma], depth of the deepest peak of the search for lines turned over; 0 without one
+    deepest : float [sigma], depth of that mean's deepest hole apart from sources
+    deepest_line : float [sigma], that of the deepest hole of the search for lines, apart from sources; 0 without one
     remarks : tuple of str, what is not as noise has it; empty where all is
     """
 
     rms: float
     deepest: float
-    highest: float
     deepest_line: float
     remarks: tuple[str, ...]
 
@@ -67,21 +66,24 @@ def look_at_residual(search: Search) -> Leftover:
     if rms > max(RAISED, 1.0 + 2.0 / float(np.sqrt(2.0 * one.number))):
         remarks.append(f"the mean over channels has {rms:.2f} times the noise")
     level = one.level(CHANCE)
+    # A hole in front of a source is an absorption that was not fitted, and says nothing of the noise.
+    apart = search.apart(TAIL_APART)
     deepest, highest = -float(np.nanmin(image, initial=0.0)), float(np.nanmax(image, initial=0.0))
+    deepest_apart = -float(np.nanmin(image, initial=0.0, where=apart))
     for depth, what, place in ((highest, "a peak", np.nan_to_num(image)), (deepest, "a hole", -np.nan_to_num(image))):
         if depth > level:
             remarks.append(f"{what} of {depth:.1f} sigma in the mean over channels at pixel {_where(place)}")
     deepest_line = 0.0
     if search.lines:
         found, index, windows = LineSearch(-line_cube(residual, search.sigma)[0], search.sigma).maximum()
-        deepest_line = float(found.max())
-        if deepest_line > search.noise_peaks("line").level(CHANCE):
+        deepest_line = float(found.max(initial=0.0, where=apart))
+        if found.max() > search.noise_peaks("line").level(CHANCE):
             row, column = np.unravel_index(int(found.argmax()), found.shape)
             chan0, chan1 = windows[int(index[row, column])]
             remarks.append(
-                f"a hole of {deepest_line:.1f} sigma in channels {chan0} to {chan1} at pixel ({column}, {row})"
+                f"a hole of {found.max():.1f} sigma in channels {chan0} to {chan1} at pixel ({column}, {row})"
             )
-    return Leftover(rms, deepest, highest, deepest_line, tuple(remarks))
+    return Leftover(rms, deepest_apart, deepest_line, tuple(remarks))
 
 
 def _where(image: NDArray) -> str:

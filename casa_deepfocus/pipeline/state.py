@@ -202,6 +202,7 @@ class Search:
     `unit` is that of the data [Jy/beam], `peaks` (nchan,) [unit] of the data with its sources, for
     `core.noise.channel_noise`, and `assumed` [unit] the noise that was assumed for want of any, 0 where there is some.
     `noise_map` is what the data, fluxes and noise are divided by (`pipeline.flatness`), None where the noise is flat.
+    `refused` are candidates that did not stand beside the model as it is: they are not tried again until it changes.
     `whole` are components that were tried as two, `needed` those that were tried without: neither is tried again.
     """
 
@@ -324,11 +325,16 @@ class Search:
         self.floor = max(1.0, rms * (1.0 - float(np.sqrt(2.0 / peaks.number))))
         if self.floor > RAISED:
             # A source that is not quite a Gaussian leaves negative peaks as well, beside itself.
-            row, column = np.indices(image.shape)
-            for component in self.components:
-                image[np.hypot(column - component.x, row - component.y) < TAIL_APART * self.beam] = np.nan
-            deepest = -float(np.nanmin(image, initial=0.0))
+            deepest = -float(np.nanmin(image, initial=0.0, where=self.apart(TAIL_APART)))
             self.floor = max(self.floor, deepest / peaks.level(0.5))
+
+    def apart(self, beams: float) -> NDArray[np.bool_]:
+        """(ny, nx) where no component is nearer than this [beam]."""
+        row, column = np.indices(self.cube.shape)
+        out = np.ones(self.cube.shape, dtype=bool)
+        for component in self.components:
+            out &= np.hypot(column - component.x, row - component.y) >= beams * self.beam
+        return out
 
     def noise_peaks(self, kind: str) -> NoisePeaks:
         """Peaks that noise makes on the integrated image, or in the search for lines ('line')."""
