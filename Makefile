@@ -2,6 +2,7 @@
 # make test: the checks that every change must pass; the whole suite on one Python, a short one on the others.
 # make matrix: the short suite on every Python that is there; make matrix SUITE=whole: everything.
 # make test-pipeline PIPELINE=<its source>: our stages in the ALMA pipeline's own chain, with Python 3.12.
+# make docs: the documentation as pages, in docs/_build/html; any warning is an error.
 # Each makes .venv (and .venv-3.10 ...) by itself; the CASA data come from the casadata wheel unless others are installed.
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ SUITE ?= short
 PIPELINE ?=
 PIPELINE_PYTHON ?= python3.12
 
-.PHONY: demo test test-pipeline matrix lint types clean
+.PHONY: demo docs test test-pipeline matrix lint types clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -41,6 +42,10 @@ test-pipeline:
 matrix: $(VENV)/bin/python
 	$(BIN)/python tests/matrix.py --suite $(SUITE)
 
+docs: $(VENV)/documented
+	$(BIN)/python docs/make_parameters.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
 
@@ -48,7 +53,7 @@ types: $(VENV)/tested
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* .matrix demo build *.egg-info
+	rm -rf $(VENV) $(VENV)-3.* .matrix demo build docs/_build docs/generated *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12) and 'Python 3.10, 3.11 or 3.12 is needed (make PYTHON=...), as CASA has it')"
@@ -67,4 +72,8 @@ $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 
 $(VENV)/tested: $(VENV)/installed
 	$(PIP) '.[casa,sim,training,test]'
+	touch $@
+
+$(VENV)/documented: $(VENV)/installed
+	$(PIP) '.[docs]'
 	touch $@

@@ -23,6 +23,7 @@ from benchmarks import (
     peers,
     profiles,
     psf,
+    report,
     size,
     sizes,
     speed,
@@ -60,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("kills", kills, "runs that are killed and disks that fill: nothing lost, nothing left behind"),
         ("mosaic", mosaic, "the model of a mosaic's dirty image beside tclean's; mosaics beside single pointings"),
         ("archive", archive, "several targets and windows: the shell, workers, kills; the tables judged"),
+        ("report", report, "report pages of 0 to 500 sources: size, loading, what axe-core finds; pictures of them"),
         ("peers", peers, "other source finders on the same simulated cubes"),
     ):
         command = commands.add_parser(name, help=text)

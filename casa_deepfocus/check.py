@@ -29,7 +29,7 @@ CASA_SECONDS = 300
 """[s] After which a starting CASA hangs: it takes 2 s, a minute from a slow network disk."""
 
 LEAST_MEMORY = 2.0
-"""[GiB] A cube of 360 x 360 x 128 takes 1.1 GiB (README), CASA 0.4 GiB."""
+"""[GiB] A cube of 360 x 360 x 128 takes 1.1 GiB (docs/results.md), CASA 0.4 GiB."""
 
 LEAST_DISK = 1.0
 """[GiB] tclean's images at twice the field and the products of such a cube take 0.7 GiB."""

@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_fits(name: str, given: dict[str, Any], more: dict[str, Any], quiet: bool) -> Any:
     from casa_deepfocus.standalone import run_fits
 
+    cutouts = bool(more.pop("cutouts", False))
     if more:
         first = next(iter(more))
         raise ParameterError(
@@ -110,7 +111,7 @@ def _run_fits(name: str, given: dict[str, Any], more: dict[str, Any], quiet: boo
             clear = "\r\x1b[K" if sys.stderr.isatty() else ""
             print(f"{clear}{'WARNING: ' if priority == 'WARN' else ''}{message}", file=sys.stderr, flush=True)
 
-    return run_fits(name, log=log, **given)
+    return run_fits(name, log=log, cutouts=cutouts, **given)
 
 
 def _run_task(names: list[str], given: dict[str, Any]) -> Any:

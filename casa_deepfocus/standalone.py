@@ -23,13 +23,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from casa_deepfocus import pipeline
 from casa_deepfocus.core.cube import Cube
-from casa_deepfocus.errors import ParameterError, ProductError
+from casa_deepfocus.errors import DeepFocusError, ParameterError, ProductError
 from casa_deepfocus.models import runner
 from casa_deepfocus.pipeline import completeness as artificial
 from casa_deepfocus.pipeline.residual import residual
 from casa_deepfocus.products import completeness as curves
+from casa_deepfocus.products import cutouts as cutout_files
 from casa_deepfocus.products import fitsimages, progress, report, tables, velocity, writing
 from casa_deepfocus.products.found import Found, Spectrum
+from casa_deepfocus.products.moments import moments
 from casa_deepfocus.reading import cube as reading
 from casa_deepfocus.reading import grid as grids
 from casa_deepfocus.reading import headers
@@ -181,13 +183,15 @@ def run_fits(
     veltype: str = velocity.RADIO,
     models: str = "",
     device: str = "auto",
+    cutouts: bool = False,
     log: Log = reading.silent,
 ) -> Found:
     """Search a FITS image, and write the products, images as FITS. Needs no CASA.
 
     Parameters
     ----------
-    imagename, psf, pb, outfile, overwrite, mode, minsnr, falsealarms, completeness, restfreq, veltype, models, device
+    imagename, psf, pb, outfile, overwrite, mode, minsnr, falsealarms, completeness, restfreq, veltype, models, device,
+    cutouts
         As the parameters of the task; `imagename` is one FITS file.
     log : callable (message, priority), optional
 
@@ -221,7 +225,7 @@ def run_fits(
         for note in staging.recover(folder):
             log(note)
         more = outfiles.COMPLETENESS if number else ()
-        endings = outfiles.endings(prefix, sources, keeps_images=False, fits=True, more=more)
+        endings = outfiles.endings(prefix, sources, keeps_images=False, fits=True, cutouts=cutouts, more=more)
         outfiles.check_free(prefix, [prefix + ending for ending in endings], overwrite=overwrite)
         if grid.nchan == 1 and mode == "both":
             options = dataclasses.replace(options, mode="continuum")
@@ -251,8 +255,16 @@ def run_fits(
             )  # fmt: skip
             base = os.path.basename(prefix)
             try:
-                writing.write_texts(work.staged, base, result, cube, run)
-                writing.write_fits(work.staged, base, result, cube, run, found.maps["residual"])
+                left = found.maps["residual"]
+                lines = moments(cube, result, velocity.convention_of(veltype))
+                writing.write_texts(work.staged, base, result, cube, run, left, lines)
+                writing.write_fits(work.staged, base, result, cube, run, left, lines)
+                if cutouts:
+                    space.require(str(work.path), cutout_files.size(result, cube), "the cutouts")
+                    writing.write_cutouts(work.staged, base, result, cube, run, left)
+                    outfiles.mark(work.staged)
+            except DeepFocusError:
+                raise
             except OSError as exc:
                 if exc.errno in space.FULL:
                     raise space.full(str(work.path), str(exc)) from exc

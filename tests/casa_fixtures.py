@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from casa_deepfocus.core.catalogue import COLUMNS
+from casa_deepfocus.core.component import Component
 from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.geometry import FWHM_PER_SIGMA
 from casa_deepfocus.pipeline.state import Result, SourceDetail
 
 C_KMS = 299792.458
@@ -316,9 +318,22 @@ def make_result(cube: Cube) -> Result:
     )
 
 
+def with_lines(result: Result, cube: Cube) -> Result:
+    """The same result with the fitted components of its lines, which their moments are made of."""
+    parts = []
+    for row, source in zip(result.catalogue, TRUTH, strict=True):
+        if source.line:
+            size = (row["fwhm_maj"] / cube.cell / FWHM_PER_SIGMA) ** 2
+            covariance = np.array([size, size, 0.0])
+            parts.append(
+                Component(row["x"], row["y"], covariance, amp=source.line, chan=source.chan, fwhm=source.width)
+            )
+    return replace(result, components=parts)
+
+
 def without_sources(result: Result) -> Result:
     """The same result with nothing found."""
     return replace(
-        result, catalogue=result.catalogue[:0], mask=np.zeros_like(result.mask), details=[], counts={"sources": 0},
-        probability=np.zeros_like(result.probability),
+        result, catalogue=result.catalogue[:0], components=[], mask=np.zeros_like(result.mask), details=[],
+        counts={"sources": 0}, probability=np.zeros_like(result.probability),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from casa_fixtures import make_result
+from casa_fixtures import make_result, with_lines
 
 from casa_deepfocus.errors import ParameterError, ProductError
 
@@ -45,7 +45,7 @@ def image(tiny_copy: Path) -> str:
 
 def test_every_product_says_whose_it_is(image, tmp_path):
     cube, template = images.read_cube(image)
-    result = make_result(cube)
+    result = with_lines(make_result(cube), cube)
     products.write_all(tmp_path, "out", result, cube, template)
     outfiles.mark(tmp_path)
     assert all(outfiles.ours(f"out{ending}") for ending in outfiles.SUFFIXES)

@@ -13,7 +13,7 @@ from casa_deepfocus.pipeline import Options
 
 OWN = (
     "vis imagename psf pb outfile overwrite mode minsnr falsealarms device models combine cluster completeness "
-    "keepimages"
+    "cutouts keepimages"
 )
 TCLEAN = (
     "selectdata field spw timerange uvrange antenna scan observation intent datacolumn imsize cell phasecenter "
@@ -56,6 +56,7 @@ def test_defaults(spec: params.TaskSpec) -> None:
         "",
         "",
         0,
+        False,
         False,
     ]
     assert (Options.minsnr, Options.false_alarms) == (defaults["minsnr"], defaults["falsealarms"])

@@ -12,7 +12,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
-from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, without_sources
+from casa_fixtures import CHAN_WIDTH, FREQ0, NCHAN, TRUTH, make_result, with_lines, without_sources
 from fake_paper_networks import PaperFilters
 
 from casa_deepfocus import pipeline
@@ -217,11 +217,13 @@ def test_the_probability_map_has_the_sky(written):
 def test_the_report_stands_alone(written):
     prefix, _, _ = written
     page = Path(f"{prefix}.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 + len(TRUTH)
-    assert not re.search(r"src=\"(?!data:)", page)
-    links = re.findall(r"href=\"([^\"#]+)\"", page)
+    # The field four times as a panel, each source three times: data, model and residual on one stretch.
+    assert page.count("data:image/png;base64,") == 1 + 4 + 3 * len(TRUTH)
+    assert not re.search(r"(src|<image [^>]*href)=\"(?!data:)", page)
+    links = re.findall(r"<a [^>]*href=\"([^\"#]+)\"", page)
     assert links and all((prefix.parent / link).exists() for link in links), "the files beside it, and nothing else"
     assert page.count('scope="row"') > len(TRUTH) and 'alt=""' not in page and page.count("alt=") == page.count("<img")
+    assert page.count('role="img" aria-label="') == page.count("<svg") == page.count("<figcaption>")
     assert all(f">{name}</a>" in page for name in ("S1", "S2", "S3"))
     assert "3 sources: 2 with a line, 1 in the continuum only" in page
     assert Path(f"{prefix}.png").read_bytes()[:4] == b"\x89PNG"
@@ -233,7 +235,8 @@ def test_nothing_found_writes_a_valid_and_empty_set(tiny_images, tmp_path):
     tables.complete(result.catalogue, cube.frame, REST)
     products.write_all(tmp_path, "none", result, cube, template)
     endings = (
-        ".cat.ecsv", ".cat.vot", ".html", ".json", ".mask", ".model", ".noise", ".png", ".prob", ".residual"
+        ".cat.ecsv", ".cat.fits", ".cat.vot", ".html", ".json", ".mask", ".model", ".noise", ".png", ".prob",
+        ".residual",
     )  # fmt: skip
     assert names(tmp_path) == [f"none{ending}" for ending in endings]
     for suffix, kind in ((".cat.ecsv", "ascii.ecsv"), (".cat.vot", "votable")):
@@ -359,6 +362,23 @@ def test_a_cube_of_unknown_spectral_frame_has_regions_that_casa_reads(written):
         csys.done()
         rg.done()
     assert box["trc"][2] > box["blc"][2] or box["bbShape"][2] >= 1
+
+
+def test_moments_are_images_of_casa(tiny_images, tmp_path):
+    cube, template = images.read_cube(f"{tiny_images}.image")
+    result = with_lines(make_result(cube), cube)
+    tables.complete(result.catalogue, cube.frame, cube.restfreq)
+    products.write_all(tmp_path, "out", result, cube, template)
+    row = result.catalogue[1]
+    for ending, unit in (("mom0", "Jy/beam.km/s"), ("mom1", "km/s"), ("mom2", "km/s")):
+        with images.opened(f"out.{ending}") as ia:
+            assert ia.brightnessunit() == unit and tuple(ia.shape()) == cube.shape[::-1]
+            plane, good = ia.getchunk().T, ia.getchunk(getmask=True).T
+        assert 0.01 < good.mean() < 0.6
+        if ending == "mom1":
+            assert plane[round(row["y"]), round(row["x"])] == pytest.approx(
+                row["velocity"], abs=cube.chan_width_kms(FREQ0)
+            )
 
 
 def test_the_noise_is_an_image(written):

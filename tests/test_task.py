@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from astropy.table import Table
-from casa_fixtures import TRUTH, make_result, without_sources
+from casa_fixtures import TRUTH, make_result, with_lines, without_sources
 
 from casa_deepfocus.core.catalogue import COLUMNS
 from casa_deepfocus.core.cube import C_KMS
@@ -32,7 +32,7 @@ pytest_plugins = ["casa_fixtures"]
 @pytest.fixture
 def search(monkeypatch):
     """Stand-ins for the networks and the search; holds the cube and the options that the search was given."""
-    seen = SimpleNamespace(result=make_result, calls=0)
+    seen = SimpleNamespace(result=lambda cube: with_lines(make_result(cube), cube), calls=0)
 
     def load(models, device):
         return SimpleNamespace(info={"preset": "none", "device": "cpu", "threads": 1})
@@ -120,6 +120,18 @@ def test_a_measurement_set_is_imaged_and_the_scratch_is_gone(search, tiny_ms):
     assert back["timings"]["image"] > 0
 
 
+def test_cutouts_are_a_folder_and_go_with_the_run_that_has_none(search, tiny_images):
+    made = {"imagename": f"{tiny_images}.image", "outfile": "out"}
+    back = task_sdeepfocus.sdeepfocus(**made, cutouts=True)
+    assert names() == ALL | {"out.cutouts"} and back["products"]["cutouts"].endswith("out.cutouts")
+    files = {path.name for path in Path("out.cutouts").iterdir()}
+    assert files == {"1_S1.fits", "2_S2.fits", "3_S3.fits", "sdeepfocus.json"}
+    with pytest.raises(ProductError, match="overwrite=True"):
+        task_sdeepfocus.sdeepfocus(**made)
+    task_sdeepfocus.sdeepfocus(**made, overwrite=True)
+    assert names() == ALL
+
+
 def test_kept_images_find_each_other_again(search, tiny_ms):
     task_sdeepfocus.sdeepfocus(
         vis=str(tiny_ms), datacolumn="data", imsize=48, cell="0.5arcsec", outfile="out", keepimages=True
@@ -144,7 +156,7 @@ def test_nothing_found_is_said_and_old_regions_go(search, messages, tiny_images)
     search.result = lambda cube: without_sources(make_result(cube))
     back = task_sdeepfocus.sdeepfocus(imagename=image, outfile="out", overwrite=True)
     assert back["counts"]["sources"] == 0 and back["sources"] == []
-    assert names() == ALL - {"out.crtf", "out.cl", "out.reg"}
+    assert names() == ALL - {"out.crtf", "out.cl", "out.reg", "out.mom0", "out.mom1", "out.mom2"}
     assert "crtf" not in back["products"] and len(Table.read("out.cat.ecsv")) == 0
     assert any("0 sources" in message for message, _, _ in messages)
 

@@ -30,7 +30,7 @@ class Request:
     imagename, psf, pb : str
     outfile : str
         Prefix of the products, never empty.
-    overwrite, keepimages : bool
+    overwrite, cutouts, keepimages : bool
     mode : str
         'both', 'line' or 'continuum'; 'both' becomes 'continuum' where there is one channel only.
     minsnr, falsealarms : float
@@ -58,6 +58,7 @@ class Request:
     falsealarms: float
     device: str
     models: str
+    cutouts: bool
     keepimages: bool
     tclean: dict[str, Any] = field(default_factory=dict)
     nchan: int = -1
@@ -183,6 +184,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
         values["outfile"], outfiles.sources(vis, imagename, str(values["psf"] or ""), str(values["pb"] or "")),
         overwrite=bool(values["overwrite"]), keeps_images=bool(vis) and bool(values["keepimages"]),
         more=outfiles.COMPLETENESS if values["completeness"] else (),
+        cutouts=bool(values["cutouts"]),
     )  # fmt: skip
     if vis:
         selected = selection.check(vis, tclean, visibilities=visibilities)
@@ -208,6 +210,7 @@ def check(parameters: Mapping[str, Any], *, visibilities: bool = True) -> Reques
         falsealarms=falsealarms,
         device=values["device"],
         models=models,
+        cutouts=bool(values["cutouts"]),
         keepimages=bool(values["keepimages"]),
         tclean=tclean,
         nchan=nchan,
@@ -257,14 +260,20 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 
 def _check_outfile(
-    outfile: Any, sources: Sequence[str], *, overwrite: bool, keeps_images: bool, more: Sequence[str] = ()
+    outfile: Any,
+    sources: Sequence[str],
+    *,
+    overwrite: bool,
+    keeps_images: bool,
+    cutouts: bool,
+    more: Sequence[str] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """The prefix of the products, and what the log should say: runs that died in its folder are cleared up first."""
     prefix = outfiles.expanded(str(outfile or "") or default_outfile(sources[0]))
     folder = outfiles.check_name(prefix)
     outfiles.check_sources(prefix, sources, keeps_images=keeps_images)
     notes = staging.recover(folder)
-    endings = outfiles.endings(prefix, sources, keeps_images=keeps_images, more=more)
+    endings = outfiles.endings(prefix, sources, keeps_images=keeps_images, cutouts=cutouts, more=more)
     outfiles.check_free(prefix, [prefix + ending for ending in endings], overwrite=overwrite)
     return prefix, tuple(notes)
 

@@ -19,16 +19,24 @@ from casa_deepfocus.products.marks import MAKER
 from casa_deepfocus.reading.companions import find_companion
 from casa_deepfocus.reading.grid import is_table
 
-TEXTS = (".cat.ecsv", ".cat.vot", ".crtf", ".reg", ".json", ".html", ".png")
+TEXTS = (".cat.ecsv", ".cat.vot", ".cat.fits", ".crtf", ".reg", ".json", ".html", ".png")
 """Endings of the products that every run has; the last two are the report and its picture of the field."""
 
-SUFFIXES: tuple[str, ...] = (*TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual")
+CUTOUTS = ".cutouts"
+"""Ending of the folder that has a file for each source, where that is asked for."""
+
+SUFFIXES: tuple[str, ...] = (
+    *TEXTS, ".cl", ".mask", ".prob", ".noise", ".model", ".residual", ".mom0", ".mom1", ".mom2",
+)  # fmt: skip
 """Endings of the products of a run with CASA."""
 
 COMPLETENESS = (".complete.ecsv",)
 """Ending of the product of a run that was asked for its completeness."""
 
-FITS = (".mask.fits", ".prob.fits", ".noise.fits", ".model.fits", ".residual.fits")
+FITS = (
+    ".mask.fits", ".prob.fits", ".noise.fits", ".model.fits", ".residual.fits", ".mom0.fits", ".mom1.fits",
+    ".mom2.fits",
+)  # fmt: skip
 """Endings of the images of a run on FITS files without CASA, beside `TEXTS`."""
 
 TARGETS = ".targets"
@@ -134,7 +142,7 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool, fi
         if _inside(folder, os.path.realpath(name)):
             raise ParameterError("outfile", prefix, f"lies inside the input {name!r}", "Choose another folder")
         own = (TEXTS + FITS) if fits else SUFFIXES + (IMAGES if keeps_images else ())
-        for ending in own + COMPLETENESS:
+        for ending in (CUTOUTS, *own, *COMPLETENESS):
             if _takes(prefix + ending, name):
                 raise ParameterError(
                     "outfile", prefix, f"the product {prefix + ending!r} would overwrite the input {name!r}",
@@ -143,15 +151,18 @@ def check_sources(prefix: str, sources: Sequence[str], *, keeps_images: bool, fi
 
 
 def endings(
-    prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False, more: Sequence[str] = ()
+    prefix: str, sources: Sequence[str], *, keeps_images: bool, fits: bool = False, cutouts: bool = False,
+    more: Sequence[str] = (),
 ) -> tuple[str, ...]:  # fmt: skip
     """Endings that belong to a run: what older products have and the run has no content for is removed.
 
-    Images of an earlier keepimages, and those of the other kind (CASA's, FITS), are among them, unless this run reads
-    one of them. `more` are products that this run has besides.
+    Images of an earlier keepimages, cutouts of an earlier run, and images of the other kind (CASA's, FITS), are among
+    them, unless this run reads one of them. `more` are products that this run has besides.
     """
     own = (TEXTS + FITS if fits else SUFFIXES + (IMAGES if keeps_images else ())) + tuple(more)
-    rest = [ending for group in (SUFFIXES, FITS, IMAGES, COMPLETENESS) for ending in group if ending not in own]
+    own += (CUTOUTS,) if cutouts else ()
+    groups = (SUFFIXES, FITS, IMAGES, COMPLETENESS, (CUTOUTS,))
+    rest = [ending for group in groups for ending in group if ending not in own]
     if any(_takes(prefix + ending, name) for ending in rest for name in sources):
         return own
     return own + tuple(ending for ending in rest if ours(prefix + ending))

@@ -170,8 +170,8 @@ def _cube(
         selected = selection.check(parameters["vis"], _tclean(parameters), visibilities=False)
         request = inputs.Request(
             vis=tuple(parameters["vis"]), imagename="", psf="", pb="", outfile=label, overwrite=False, mode="both",
-            minsnr=5.0, falsealarms=1.0, device="auto", models="", keepimages=False, tclean=selected.tclean,
-            nchan=selected.nchan, surveys=selected.surveys,
+            minsnr=5.0, falsealarms=1.0, device="auto", models="", cutouts=False, keepimages=False,
+            tclean=selected.tclean, nchan=selected.nchan, surveys=selected.surveys,
         )  # fmt: skip
         grid = imaging.plan(request, _silent)
         nchan = max(selected.nchan, 1)

@@ -14,12 +14,15 @@ from astropy.table import Table
 from casatools import componentlist, measures
 from numpy.typing import NDArray
 
-from casa_deepfocus.casa import guarded, images
+from casa_deepfocus.casa import guarded, images, space
 from casa_deepfocus.casa.grids import Template
 from casa_deepfocus.core.cube import C_KMS, Cube
 from casa_deepfocus.core.geometry import GAUSSIAN_LINE
 from casa_deepfocus.pipeline.residual import residual
-from casa_deepfocus.products import fitsimages, regions, report, tables, writing
+from casa_deepfocus.products import cutouts as cutout_files
+from casa_deepfocus.products import fitsimages, regions, report, tables, velocity, writing
+from casa_deepfocus.products.modelparts import parts_of
+from casa_deepfocus.products.moments import moments
 
 if TYPE_CHECKING:
     from casa_deepfocus.pipeline.state import Result
@@ -35,7 +38,14 @@ STEEPEST = 10.0
 
 
 def write_all(
-    folder: Path, base: str, result: Result, cube: Cube, template: Template, run: report.Run = NOBODY
+    folder: Path,
+    base: str,
+    result: Result,
+    cube: Cube,
+    template: Template,
+    run: report.Run = NOBODY,
+    *,
+    cutouts: bool = False,
 ) -> None:
     """Write every product into a folder.
 
@@ -50,17 +60,26 @@ def write_all(
         The grid of the input image, for the images.
     run : report.Run
         What was asked; its call is a line of the images' history.
+    cutouts : bool
+        Whether each source gets a file of its own.
 
     Raises
     ------
     ProductError
         Where the disk is full.
     """
-    writing.write_texts(folder, base, result, cube, run)
+    tables.complete(result.catalogue, cube.frame, cube.restfreq)
+    convention = velocity.convention_told(result.catalogue.meta["velocity"])
+    left, lines = residual(cube, result), moments(cube, result, convention)
+    writing.write_texts(folder, base, result, cube, run, left, lines)
+    if cutouts:
+        space.require(str(folder), cutout_files.size(result, cube), "the cutouts")
+        writing.write_cutouts(folder, base, result, cube, run, left)
+    maps = [] if lines is None else [(f"{base}.{ending}", image) for ending, image, _ in lines.images]
     guarded.call(
-        _write_folders, str(folder / base), result.catalogue, _header(cube), np.packbits(result.mask),
-        result.mask.shape, result.probability, fitsimages.noise_image(result), cube.data, residual(cube, result),
-        template, (run.call,) if run.call else (), folder=str(folder),
+        _write_folders, str(folder / base), parts_of(result, cube), _header(cube), np.packbits(result.mask),
+        result.mask.shape, result.probability, fitsimages.noise_image(result), cube.data, left, template,
+        maps, "" if lines is None else lines.unit, (run.call,) if run.call else (), folder=str(folder),
     )  # fmt: skip
 
 
@@ -75,9 +94,15 @@ def _write_folders(
     data: NDArray[np.float32],
     left: NDArray[np.float32],
     template: Template,
+    maps: list[tuple[str, NDArray[np.float32]]],
+    unit: str,
     history: tuple[str, ...],
 ) -> None:
     """Write the products that are CASA's own; the mask comes as bits, an eighth of its size."""
+    folder = Path(prefix).parent
+    for name, image in maps:
+        dimension = f"Jy/beam.{unit}" if name.endswith(".mom0") else unit
+        images.write_sky(str(folder / name), image, template, unit=dimension, history=history)
     # A component needs a frequency, and an image without a spectral axis has none.
     if len(table) and np.isfinite(cube.freq).all():
         write_components(f"{prefix}.cl", table, cube)
@@ -99,7 +124,15 @@ def write_components(name: str, table: Table, cube: Cube) -> None:
     """Write a CASA component list: a tabular spectrum for each line, a spectral index for each continuum.
 
     The line is sampled at the cube's channels, and is zero at the band's edges and beyond, because
-    `ft` extrapolates a table.
+    `ft` extrapolates a table; its flux is that of its brightest channel, at that channel's frequency.
+
+    Parameters
+    ----------
+    name : str
+    table : Table
+        Gaussians with the catalogue's columns (`products.modelparts`).
+    cube : Cube
+        Its pixels are not looked at.
     """
     cl, me = componentlist(), measures()
     freq = np.sort(cube.freq)
@@ -115,10 +148,12 @@ def write_components(name: str, table: Table, cube: Cube) -> None:
                 ),
                 "label": str(row["name"]),
             } | _shape(row, beam)
-            if tables.has_line(row) and row["line_flux"] > 0:
+            if tables.has_line(row) and np.isfinite(row["line_flux"]) and row["line_flux"] != 0:
                 profile = line_profile(freq, row)
+                brightest = int(np.argmax(np.abs(profile)))
+                peak, at = float(profile[brightest]), float(freq[brightest])
                 ends = [freq[0] - width, *freq, freq[-1] + width]
-                _add(cl, 1.0, f"{spectral_frame} {float(row['freq'])!r}Hz", place, spectrumtype="constant")
+                _add(cl, peak, f"{spectral_frame} {at!r}Hz", place, spectrumtype="constant")
                 cl.setspectrum(
                     cl.length() - 1, type="tabular", tabularfreqs=np.array(ends),
                     tabularflux=np.array([0.0, *profile, 0.0]), tabularframe=spectral_frame,

@@ -69,8 +69,8 @@ def full(folder: str, words: str) -> ProductError:
 
 def products(shape: Sequence[int], sky: Sequence[int]) -> float:
     """Size of the products [byte] for an image of this shape, `sky` pixels of it on the sky."""
-    # Mask, model and residual; probability and noise.
-    return PIXEL * (3 * math.prod(shape) + 2 * math.prod(sky)) + 6 * OVERHEAD + REPORT
+    # Mask, model and residual; probability, noise, and three moments.
+    return PIXEL * (3 * math.prod(shape) + 5 * math.prod(sky)) + 9 * OVERHEAD + REPORT
 
 
 def imaging(nx: int, ny: int, nchan: int) -> float:

@@ -332,7 +332,7 @@ def _write(
     base = os.path.basename(request.outfile)
     keeps_images = bool(request.vis) and request.keepimages
     try:
-        products.write_all(work.staged, base, result, cube, template, run)
+        products.write_all(work.staged, base, result, cube, template, run, cutouts=request.cutouts)
         if keeps_images:
             stem = imagename.removesuffix(".image")
             for ending in outfiles.IMAGES:
@@ -346,7 +346,9 @@ def _write(
         raise ProductError(f"the products of outfile={request.outfile!r} cannot be written: {exc}") from exc
     sources = outfiles.sources(request.vis, request.imagename, request.psf, request.pb)
     more = outfiles.COMPLETENESS if request.completeness else ()
-    endings = outfiles.endings(request.outfile, sources, keeps_images=keeps_images, more=more)
+    endings = outfiles.endings(
+        request.outfile, sources, keeps_images=keeps_images, cutouts=request.cutouts, more=more
+    )  # fmt: skip
     return work.publish(endings, overwrite=request.overwrite)
 
 

@@ -1,8 +1,8 @@
 """From a task's XML to what CASA users call: the plain task and the shell's ``inp``/``go`` task.
 
-CASA generates both with a tool that third parties cannot have; here they are built at import
-from :class:`casa_deepfocus.params.TaskSpec`. The tests feed CASA's own XML through this module
-and compare with CASA's own generated code.
+CASA generates both with `buildmytasks`, which monolithic CASA ships and the modular wheels do not; here
+they are built at import from :class:`casa_deepfocus.params.TaskSpec`, which serves both. The tests feed
+CASA's own XML through this module and compare with CASA's own generated code.
 """
 
 from __future__ import annotations

@@ -45,6 +45,9 @@ def split(search: Search) -> int:
     for component in sorted(search.components, key=lambda c: -total_snr(c)):
         if component in search.whole or component.absorption or not component.fit_shape:
             continue
+        if component not in search.components:
+            # A fit of everything that another change brought has dropped it.
+            continue
         search.whole.append(component)
         proposals = [Proposal((component,), tuple(two)) for two in halves(search, component)]
         changes += adopt(search, best_of(search, proposals))
@@ -127,6 +130,8 @@ def merge(search: Search) -> int:
             and np.hypot(component.x - other.x, component.y - other.y) <= search.beam
         ]  # fmt: skip
         if not near or component in search.needed or total_snr(component) > BRIGHT * search.limit("line"):
+            continue
+        if component not in search.components:
             continue
         search.needed.append(component)
         neighbour = min(near, key=lambda other: np.hypot(component.x - other.x, component.y - other.y))

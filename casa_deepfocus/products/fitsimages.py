@@ -62,7 +62,7 @@ def cube_header(cube: Cube, shape: tuple[int, int], bunit: str) -> fits.Header:
         if cube.meta.get(key):
             cards[keyword] = cube.meta[key]
     for name, value in cards.items():
-        header[name] = value
+        header[name] = plain(value) if isinstance(value, str) else value
     return header
 
 
@@ -94,18 +94,25 @@ def write(path: Path | str, pixels: NDArray, cube: Cube, bunit: str = "", histor
     bunit : str
     history : tuple of str
     """
-    shape = (pixels.shape[-2], pixels.shape[-1])
-    if pixels.ndim == 3:
-        header = cube_header(cube, shape, bunit)
-        if not np.isfinite(cube.freq).all():
-            pixels, header = pixels[0], _sky_header(cube, bunit)
-    else:
-        header = _sky_header(cube, bunit)
+    header = header_of(cube, bunit) if pixels.ndim == 3 else _sky_header(cube, bunit)
+    if pixels.ndim == 3 and header["WCSAXES"] == 2:
+        pixels = pixels[0]
     header["ORIGIN"], header["CREATOR"] = MAKER, SOFTWARE
     for line in history:
-        header.add_history(line.encode("ascii", "backslashreplace").decode())
+        header.add_history(plain(line))
     kind = np.uint8 if pixels.dtype == bool else np.float32
     fits.writeto(path, pixels.astype(kind), header)
+
+
+def header_of(cube: Cube, bunit: str) -> fits.Header:
+    """The header of a cube on the grid of another; of an image without frequencies that of its sky, with two axes."""
+    return cube_header(cube, cube.shape, bunit) if np.isfinite(cube.freq).all() else _sky_header(cube, bunit)
+
+
+def plain(text: str) -> str:
+    """A text in the characters that a FITS header may hold."""
+    shown = text.encode("ascii", "backslashreplace").decode()
+    return "".join(c if " " <= c <= "~" else "?" for c in shown)
 
 
 def _sky_header(cube: Cube, bunit: str) -> fits.Header:
@@ -113,6 +120,7 @@ def _sky_header(cube: Cube, bunit: str) -> fits.Header:
     maj, minor, pa = cube.beam_on_sky()
     header["BMAJ"], header["BMIN"], header["BPA"] = maj / 3600.0, minor / 3600.0, pa
     header["BUNIT"] = bunit
+    header["WCSAXES"] = 2
     return header
 
 

@@ -52,8 +52,8 @@ def main() -> None:
             for line in lines:
                 seconds, _, text = line.decode(errors="replace").partition(" ")
                 total = float(seconds)
-        line = painted(text, time.monotonic() - start, total, columns())
-        os.write(ERROR, f"\r{line}\x1b[K".encode())
+        shown = painted(text, time.monotonic() - start, total, columns())
+        os.write(ERROR, f"\r{shown}\x1b[K".encode())
     os.write(ERROR, b"\r\x1b[K")
 
 

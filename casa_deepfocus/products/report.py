@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page with the field, the probability map and every source."""
+"""The report: one self-contained HTML page that says what was found, how deep it looked, and how well it fits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
-from numpy.typing import ArrayLike
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
-from casa_deepfocus.core.cube import C_KMS, Cube
-from casa_deepfocus.core.geometry import covariance_to_shape
-from casa_deepfocus.products import completeness, regions, tables, velocity
+from casa_deepfocus.core.cube import Cube
+from casa_deepfocus.core.geometry import GAUSSIAN_LINE, covariance_to_shape
+from casa_deepfocus.core.reliability import NoisePeaks
+from casa_deepfocus.products import completeness, sourcepictures, tables
 from casa_deepfocus.products.marks import SOFTWARE
+from casa_deepfocus.products.moments import Moments
 
 if TYPE_CHECKING:
     from casa_deepfocus.pipeline.completeness import Completeness
-    from casa_deepfocus.pipeline.state import Result, SourceDetail
+    from casa_deepfocus.pipeline.state import Result
 
-LINE, CONTINUUM, MODEL = "#e4572e", "#2e86ab", "#1b1b1e"
-"""Colours of sources with a line, of those without, and of the fitted model."""
+LINE, CONTINUUM = "#b3361a", "#1b6583"
+"""Colours of sources with a line and of those without: of contrast to white, and drawn in different ways besides."""
+
+WIDTH, SHARPNESS, FONT = 5.6, 160.0, 9.0
+"""Width [inch], dots an inch and size of words [point] of the field's picture: to be read at 390 pixels as well."""
+
+NUMBERED = 100
+"""Sources that get a number on the map, where there is a place for it."""
 
 OUTLINE = [withStroke(linewidth=2.5, foreground="white")]
 """Numbers stay readable on a dark source."""
@@ -76,7 +86,9 @@ class Run:
     completeness: Completeness | None = None
 
 
-def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
+def write(
+    prefix: Path, result: Result, cube: Cube, run: Run, left: NDArray[np.float32], moments: Moments | None = None
+) -> None:
     """Write <prefix>.html, and the picture of the field as <prefix>.png.
 
     Parameters
@@ -86,16 +98,22 @@ def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
     cube : Cube
     run : Run
         What was asked, and of whom.
+    left : (nchan, ny, nx) float32 [Jy/beam]
+        The image without what was found.
+    moments : Moments, optional
+        Of the lines.
     """
-    field = png(field_figure(result, cube))
+    field = png(field_figure(result, cube), SHARPNESS)
     Path(f"{prefix}.png").write_bytes(field)
     table = result.catalogue
+    material = sourcepictures.Material(cube, result, left, moments)
+    brightest = set(np.argsort(-np.nan_to_num(np.asarray(table["snr"], float)), kind="stable")[:PICTURES].tolist())
     rows = []
     for at, (row, detail) in enumerate(zip(table, result.details, strict=True)):
-        picture = png(source_figure(row, detail, cube)) if at < PICTURES else b""
         rows.append({
-            "id": str(row["id"]), "name": str(row["name"]), "cells": _cells(row), "picture": base64_text(picture),
-            "alt": _alt(row), "flags": [text for text in tables.flag_words(table[at : at + 1])],
+            "id": str(row["id"]), "name": str(row["name"]), "cells": _cells(row),
+            "pictures": sourcepictures.of_source(row, detail, material) if at in brightest else [],
+            "flags": [text for text in tables.flag_words(table[at : at + 1])], "said": _said(row),
         })  # fmt: skip
     page = template("report.html").render(
         title=prefix.name,
@@ -103,22 +121,29 @@ def write(prefix: Path, result: Result, cube: Cube, run: Run) -> None:
         verdict=_verdict(result),
         warnings=_warnings(result, cube, run),
         field=base64_text(field),
-        probability=base64_text(png(probability_figure(result, cube))),
-        heads=[
-            ("id", ""), ("name", ""), ("RA", ""), ("Dec", ""), ("frequency", "GHz"), ("velocity", "km/s"),
-            ("FWHM", "arcsec"), ("PA", "deg"), ("line FWHM", "km/s"), ("line flux", "Jy km/s"), ("continuum", "mJy"),
-            ("SNR line", ""), ("SNR continuum", ""), ("reliability", ""), ("flags", ""),
-        ],
+        panels=sourcepictures.of_field(material),
+        heads=HEADS,
         rows=rows,
         more=max(len(table) - PICTURES, 0),
+        shown=min(len(table), PICTURES),
+        numbered=NUMBERED,
         flags=tables.flag_words(table),
         depth=_depth(result, cube, run),
         completeness=completeness.sentence(run.completeness) if run.completeness else "",
         curves=base64_text(png(completeness.figure(run.completeness))) if run.completeness else "",
+        quality=_quality(material),
         products=_products(prefix, result, run),
         facts=_facts(result, cube, run),
     )  # fmt: skip
     Path(f"{prefix}.html").write_text(page, encoding="utf-8")
+
+
+HEADS = (
+    ("id", ""), ("name", ""), ("RA", ""), ("Dec", ""), ("frequency", "GHz"), ("velocity", "km/s"),
+    ("major FWHM", "arcsec"), ("minor FWHM", "arcsec"), ("PA", "deg"), ("line FWHM", "km/s"), ("line flux", "Jy km/s"),
+    ("continuum", "mJy"), ("SNR line", ""), ("SNR continuum", ""), ("reliability", ""), ("flags", ""),
+)  # fmt: skip
+"""Columns of the table, with their units."""
 
 
 def template(name: str) -> jinja2.Template:
@@ -136,143 +161,80 @@ def printable(text: str) -> str:
 
 
 def field_figure(result: Result, cube: Cube) -> Figure:
-    """The integrated dirty image in sigma, with the sources' boxes and names, the primary beam and the beam."""
-    figure = Figure(figsize=(9.6, _height(9.6, cube)), layout="constrained")
+    """The integrated dirty image in sigma, with the sources' boxes and numbers, the primary beam and the beam."""
+    figure = Figure(figsize=(WIDTH, _height(WIDTH, cube)), layout="constrained")
     axes = _sky_axes(figure, cube)
     image = result.integrated
     top = max(float(np.nan_to_num(image).max()), 10.0)
     shown = axes.imshow(
         image, origin="lower", cmap="Greys", norm=AsinhNorm(3.0, vmin=-5.0, vmax=top), interpolation="nearest"
     )
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="integrated dirty image [sigma]")
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("integrated dirty image [sigma]", size=FONT)
     ticks = [tick for tick in (-5, 0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= top]
-    bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
+    bar.set_ticks(ticks, labels=[str(tick) for tick in ticks], fontsize=FONT)
     bar.ax.minorticks_off()
     pb = np.nan_to_num(cube.pb).max(axis=0)
     levels = [level for level in (0.2, 0.5) if pb.min() < level < pb.max()]
     if levels:
-        axes.contour(pb, levels=levels, colors="#777777", linewidths=0.8, linestyles="dashed")
-    _draw_sources(axes, result.catalogue, cube.shape)
+        axes.contour(pb, levels=levels, colors="#777777", linewidths=0.8, linestyles="dotted")
+    _draw_boxes(axes, result.catalogue)
     _draw_beam(axes, cube)
-    axes.set_title(_verdict(result), fontsize=11)
-    figure.set_layout_engine("constrained", h_pad=0.12)
+    figure.set_layout_engine("constrained", h_pad=0.08)
+    FigureCanvasAgg(figure).draw()
+    # Once all is in its place: numbers find theirs among what is drawn.
+    figure.set_layout_engine("none")
+    _draw_numbers(figure, axes, result.catalogue)
     return figure
 
 
-def probability_figure(result: Result, cube: Cube) -> Figure:
-    """Blobs Finder's probability map with the sources' positions."""
-    figure = Figure(figsize=(7.0, _height(7.0, cube)), layout="constrained")
-    axes = _sky_axes(figure, cube)
-    shown = axes.imshow(result.probability, origin="lower", cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest")
-    figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="probability of a source")
-    if len(result.catalogue):
-        axes.plot(result.catalogue["x"], result.catalogue["y"], "+", color="white", markersize=9, markeredgewidth=1.2)
-    axes.set_xlim(-0.5, cube.shape[1] - 0.5)
-    axes.set_ylim(-0.5, cube.shape[0] - 0.5)
-    return figure
-
-
-def source_figure(row: Row, detail: SourceDetail, cube: Cube) -> Figure:
-    """The spectrally focused image of a source, and its spectrum with range, model and Deep GRU's output."""
-    spectral = cube.nchan > 1
-    figure = Figure(figsize=(11.0, 3.6) if spectral else (4.2, 3.6), layout="constrained")
-    left, *right = figure.subplots(1, 2, width_ratios=[1.0, 2.1]) if spectral else [figure.subplots()]
-    _draw_focused(left, figure, row, detail, cube)
-    if right:
-        _draw_spectrum(right[0], row, detail, cube)
-    return figure
-
-
-def _draw_focused(axes: Axes, figure: Figure, row: Row, detail: SourceDetail, cube: Cube) -> None:
-    x, y = float(row["x"]), float(row["y"])
-    ny, nx = detail.focused.shape
-    left, bottom = detail.focused_origin
-    # Offsets from the source [arcsec]: east is positive and to the left.
-    extent = (
-        -(left - 0.5 - x) * cube.cell,
-        -(left + nx - 0.5 - x) * cube.cell,
-        (bottom - 0.5 - y) * cube.cell,
-        (bottom + ny - 0.5 - y) * cube.cell,
-    )
-    shown = axes.imshow(detail.focused * 1e3, origin="lower", extent=extent, cmap="Greys", interpolation="nearest")
-    figure.colorbar(shown, ax=axes, shrink=0.9, label="mJy/beam")
-    colour = LINE if tables.has_line(row) else CONTINUUM
-    # The picture shows the pixels as they lie. With x drawn as offset to the east, north through east turns from +y
-    # towards +x.
-    maj, minor, pa = regions.observed_pixel_shape(row, cube)
-    size = (minor * cube.cell, maj * cube.cell)
-    axes.add_patch(Ellipse((0.0, 0.0), *size, angle=-pa, fill=False, color=colour, linewidth=1.6))
-    turned = regions.turned(cube.sky_frame(x, y))
-    across, along = ("along -x", "along y") if turned else ("east", "north")
-    axes.set(xlabel=f"{across} [arcsec]", ylabel=f"{along} [arcsec]", title="focused image, FWHM as observed")
-    axes.title.set_fontsize(10)
-
-
-def _draw_spectrum(axes: Axes, row: Row, detail: SourceDetail, cube: Cube) -> None:
-    known = bool(np.isfinite(cube.freq).all())
-    freq = cube.freq / 1e9 if known else np.arange(cube.nchan, dtype=float)
-    step = abs(freq[1] - freq[0])
-    order = np.argsort(freq)
-    if tables.has_line(row):
-        first, last = (min(max(int(channel), 0), cube.nchan - 1) for channel in (detail.chan0, detail.chan1))
-        low, high = sorted((freq[first], freq[last]))
-        axes.axvspan(low - step / 2, high + step / 2, color=LINE, alpha=0.12, linewidth=0, label="line range")
-    axes.axhline(0.0, color="#bbbbbb", linewidth=0.8)
-    axes.step(freq[order], detail.spectrum[order] * 1e3, where="mid", color="#666666", linewidth=1.0, label="spectrum")
-    axes.plot(freq[order], detail.model[order] * 1e3, color=MODEL, linewidth=1.6, label="fitted model")
-    other = axes.twinx()
-    other.plot(freq[order], detail.clean[order], color=CONTINUUM, linewidth=1.1, linestyle="dotted", label="Deep GRU")
-    other.set(ylim=(-0.05, 1.3), yticks=[0.0, 0.5, 1.0])
-    other.tick_params(labelcolor=CONTINUUM, labelsize=8)
-    axes.set_xlim(freq.min() - step, freq.max() + step)
-    axes.ticklabel_format(axis="x", useOffset=False)
-    name = f"frequency [GHz], {cube.frame}".rstrip(", ") if known else "channel"
-    axes.set(xlabel=name, ylabel="flux density [mJy], as observed")
-    if known and cube.restfreq:
-        _velocity_axis(axes, cube, str(row.table.meta.get("velocity", "")).startswith(velocity.OPTICAL))
-    handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    names = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
-    axes.legend(handles, names, loc="upper right", fontsize=8, frameon=False, ncols=4)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.18 * (high - low))
-
-
-def _velocity_axis(axes: Axes, cube: Cube, optical: bool) -> None:
-    """Velocities above the frequencies, in the convention of the catalogue."""
-    rest = cube.restfreq / 1e9
-
-    def there(freq: ArrayLike) -> ArrayLike:
-        freq = np.asarray(freq, dtype=float)
-        return C_KMS * ((rest - freq) / np.maximum(freq, 1e-9) if optical else 1.0 - freq / rest)
-
-    def back(speed: ArrayLike) -> ArrayLike:
-        speed = np.asarray(speed, dtype=float) / C_KMS
-        return rest / np.maximum(1.0 + speed, 1e-9) if optical else rest * (1.0 - speed)
-
-    above = axes.secondary_xaxis("top", functions=(there, back))
-    above.set_xlabel(f"{'optical' if optical else 'radio'} velocity [km/s]", fontsize=8)
-    above.tick_params(labelsize=8)
-
-
-def _draw_sources(axes: Axes, table: Table, shape: tuple[int, int]) -> None:
-    ny, nx = shape
-    for number, row in enumerate(table, start=1):
-        colour = LINE if tables.has_line(row) else CONTINUUM
+def _draw_boxes(axes: Axes, table: Table) -> None:
+    for row in table:
+        line = tables.has_line(row)
         x0, y0, x1, y1 = (int(row[name]) for name in ("x0", "y0", "x1", "y1"))
         axes.add_patch(
-            Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=colour, linewidth=1.3)
-        )
-        above = y1 < 0.93 * ny
-        side = "left" if row["x"] < 0.15 * nx else "right" if row["x"] > 0.85 * nx else "center"
-        axes.annotate(
-            str(number),
-            (float(row["x"]), y1 + 0.5 if above else y0 - 0.5), xytext=(0, 3 if above else -3),
-            textcoords="offset points", ha=side, va="bottom" if above else "top", color=colour,
-            fontsize=8.5, path_effects=OUTLINE,
+            Rectangle(
+                (x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, linewidth=1.1,
+                color=LINE if line else CONTINUUM, linestyle="solid" if line else (0, (3, 1.5)),
+            )
         )  # fmt: skip
-    axes.plot([], [], "s", markerfacecolor="none", color=LINE, label="with a line")
-    axes.plot([], [], "s", markerfacecolor="none", color=CONTINUUM, label="continuum only")
-    axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
+    if len(table):
+        axes.plot([], [], color=LINE, label="with a line")
+        axes.plot([], [], color=CONTINUUM, linestyle=(0, (3, 1.5)), label="continuum only")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=FONT, frameon=False)
+
+
+def _draw_numbers(figure: Figure, axes: Axes, table: Table) -> list[Text]:
+    """The numbers of the sources, the first ones first, each where it covers no other; what finds no place has none."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    inside = axes.get_window_extent(renderer)
+    taken: list[Bbox] = []
+    drawn: list[Text] = []
+    for row in table[:NUMBERED]:
+        x0, y0, x1, y1 = (int(row[name]) for name in ("x0", "y0", "x1", "y1"))
+        text = axes.annotate(
+            str(row["id"]) if "id" in table.colnames else str(row.index + 1), (float(row["x"]), y1 + 0.5),
+            xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=FONT,
+            color=LINE if tables.has_line(row) else CONTINUUM, path_effects=OUTLINE,
+        )  # fmt: skip
+        middle_x, middle_y = 0.5 * (x0 + x1), 0.5 * (y0 + y1)
+        for place, side, level, shift in (
+            ((middle_x, y1 + 0.5), "center", "bottom", (0, 2)), ((middle_x, y0 - 0.5), "center", "top", (0, -2)),
+            ((x1 + 0.5, middle_y), "left", "center", (3, 0)), ((x0 - 0.5, middle_y), "right", "center", (-3, 0)),
+            ((x1 + 0.5, y1 + 0.5), "left", "bottom", (1, 1)), ((x0 - 0.5, y1 + 0.5), "right", "bottom", (-1, 1)),
+            ((x1 + 0.5, y0 - 0.5), "left", "top", (1, -1)), ((x0 - 0.5, y0 - 0.5), "right", "top", (-1, -1)),
+        ):  # fmt: skip
+            text.xy = place
+            text.set(horizontalalignment=side, verticalalignment=level, position=shift)
+            extent = text.get_window_extent(renderer)
+            within = inside.x0 <= extent.x0 and extent.x1 <= inside.x1 and inside.y0 <= extent.y0
+            if within and extent.y1 <= inside.y1 and not any(extent.overlaps(other) for other in taken):
+                taken.append(extent)
+                drawn.append(text)
+                break
+        else:
+            text.remove()
+    return drawn
 
 
 def _draw_beam(axes: Axes, cube: Cube) -> None:
@@ -285,7 +247,7 @@ def _draw_beam(axes: Axes, cube: Cube) -> None:
 def _height(width: float, cube: Cube) -> float:
     """Height of a figure [inch] that leaves little white around the field."""
     ny, nx = cube.shape
-    return float(np.clip(0.8 * width * ny / nx + 0.9, 3.0, 2.0 * width))
+    return float(np.clip(0.72 * width * ny / nx + 0.7, 2.0, 2.0 * width))
 
 
 def _sky_axes(figure: Figure, cube: Cube) -> Any:
@@ -295,18 +257,19 @@ def _sky_axes(figure: Figure, cube: Cube) -> Any:
         return axes
     axes = figure.add_subplot(projection=cube.wcs)
     frame = cube.meta.get("radesys", "")
-    axes.coords[0].set_axislabel(f"right ascension {frame}".strip())
-    axes.coords[1].set_axislabel(f"declination {frame}".strip(), minpad=0.4)
+    axes.coords[0].set_axislabel(f"right ascension {frame}".strip(), size=FONT)
+    axes.coords[1].set_axislabel(f"declination {frame}".strip(), minpad=0.4, size=FONT)
     for coordinate in axes.coords:
-        coordinate.set_ticklabel(size=8, exclude_overlapping=True)
+        coordinate.set_ticks(number=4)
+        coordinate.set_ticklabel(size=FONT, exclude_overlapping=True)
     return axes
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: float = 110.0) -> bytes:
     """A figure as a PNG file."""
     stream = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": SOFTWARE})
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": SOFTWARE})
     return stream.getvalue()
 
 
@@ -342,60 +305,109 @@ def _warnings(result: Result, cube: Cube, run: Run) -> list[str]:
     return found + [text for text in dict.fromkeys(run.warnings) if text not in said]
 
 
-def _depth(result: Result, cube: Cube, run: Run) -> str:
+def _depth(result: Result, cube: Cube, run: Run) -> list[str]:
     """How deep the search looked, in words."""
-    noise = float(np.nanmedian(result.noise)) * 1e3
-    text = f"Sources above {run.minsnr:g} sigma of the fitted line or continuum"
-    if cube.nchan > 1:
-        whole = noise / np.sqrt(max(int(np.isfinite(result.noise).sum()), 1))
-        return f"{text}; the noise is {noise:.3g} mJy/beam in a channel, {whole:.3g} mJy/beam over the band."
-    return f"{text}; the noise is {noise:.3g} mJy/beam."
+    noise = np.asarray(result.noise, dtype=float)
+    channel = float(np.nanmedian(noise)) * 1e3
+    number = max(int(np.isfinite(noise).sum()), 1)
+    band = channel / np.sqrt(number) if len(noise) == cube.nchan else channel
+    usable = int((np.isfinite(cube.data).any(axis=0) & (np.nan_to_num(cube.pb).max(axis=0) > 0)).sum())
+    searches = int(run.mode != "line") + int(run.mode != "continuum" and cube.nchan > 1)
+    allowed = run.falsealarms / max(searches, 1)
+    said = []
+    if run.mode != "line":
+        peaks = NoisePeaks.of_image(usable, cube.beam_pixels()).fitted()
+        limit = max(run.minsnr, peaks.level(allowed)) * float(result.catalogue.meta.get("dynamic_range_floor", 1.0))
+        said.append(
+            f"Continuum: noise {band:.3g} mJy/beam; a point source at the centre of the field is listed from "
+            f"{limit:.1f} sigma, {limit * band:.3g} mJy."
+        )
+    if run.mode != "continuum" and cube.nchan > 1:
+        peaks = NoisePeaks.of_cube(usable, cube.beam_pixels(), cube.nchan).fitted()
+        limit = max(run.minsnr, peaks.level(allowed))
+        widths = np.asarray(result.catalogue["line_fwhm"], dtype=float)
+        freq = float(np.nanmedian(cube.freq))
+        kms = cube.chan_width_kms(freq) if np.isfinite(freq) and freq > 0 else 0.0
+        typical = float(np.nanmedian(widths)) if np.isfinite(widths).any() else TYPICAL_LINE * kms
+        if kms > 0:
+            # The matched filter of a Gaussian line sums its squared profile: 0.753 of its FWHM in channels.
+            share = np.sqrt(max(np.sqrt(np.pi / (8.0 * np.log(2.0))) * typical / kms, 1.0))
+            flux = limit * channel / share * GAUSSIAN_LINE * typical
+            said.append(
+                f"Lines: noise {channel:.3g} mJy/beam in a channel of {kms:.3g} km/s; a line of {typical:.3g} km/s is "
+                f"listed from {limit:.1f} sigma, {flux * 1e-3:.3g} Jy km/s."
+            )
+        else:
+            said.append(f"Lines: noise {channel:.3g} mJy/beam in a channel; listed from {limit:.1f} sigma.")
+    if cube.pb.max() > cube.pb[np.isfinite(cube.pb)].min(initial=1.0):
+        said.append("Limits rise outwards as the primary beam falls.")
+    return said
+
+
+TYPICAL_LINE = 5.0
+"""FWHM [channel] of the line that the depth is told for where none was found."""
+
+
+def _quality(material: sourcepictures.Material) -> str:
+    """Whether what is left is noise, in words."""
+    cube = material.cube
+    inside = np.isfinite(material.residual) & (np.nan_to_num(cube.pb).max(axis=0) > 0)
+    rms, largest = sourcepictures.judged(np.where(inside, material.residual, np.nan))
+    usual = sourcepictures.expected_largest(int(inside.sum()), cube.beam_pixels())
+    return (
+        f"Without what was found the {'mean of the band' if cube.nchan > 1 else 'image'} has an rms of {rms:.2f} times "
+        f"the noise; its largest value is {largest:+.1f} sigma, where noise alone would have about {usual:.1f}."
+    )
+
+
+def _said(row: Row) -> str:
+    """The kind and the SNR of a source, in words."""
+    parts = [
+        f"{name} {number(row[f'snr_{name}'], 1.0)}" for name in ("line", "continuum") if np.isfinite(row[f"snr_{name}"])
+    ]
+    said = f"SNR {', '.join(parts) or number(row['snr'], 1.0)}"
+    return f"{said}; reliability {number(row['reliability'], 1.0)}" if np.isfinite(row["reliability"]) else said
 
 
 def _products(prefix: Path, result: Result, run: Run) -> list[str]:
     """Names of the files beside the page that can be opened from it."""
-    endings = [".cat.ecsv", ".cat.vot", ".json", *([".crtf", ".reg"] if len(result.catalogue) else [])]
+    endings = [".cat.ecsv", ".cat.vot", ".cat.fits", ".json", *([".crtf", ".reg"] if len(result.catalogue) else [])]
     endings += [completeness.ENDING] if run.completeness else []
     return [prefix.name + ending for ending in endings]
 
 
-def _alt(row: Row) -> str:
-    """What the picture of a source shows, for those who do not see it."""
-    kind = "line and continuum" if products_of(row) == 2 else "line" if tables.has_line(row) else "continuum"
-    return (
-        f"Source {row['id']}, {row['name']}: its focused image, with an ellipse of its size, and its spectrum with the "
-        f"fitted model; {kind}, SNR {number(row['snr'], 1.0)}"
-    )
-
-
-def products_of(row: Row) -> int:
-    """How many of line and continuum a source has."""
-    return int(tables.has_line(row)) + int(bool(np.isfinite(row["continuum"])))
-
-
-def _cells(row: Row) -> list[dict[str, str]]:
+def _cells(row: Row) -> list[dict[str, Any]]:
     ra, dec = tables.sexagesimal(float(row["ra"]), float(row["dec"]))
+    none: dict[str, Any] = {"value": "-"}
     line = tables.has_line(row)
-    small = {"value": tables.SIZELESS} if "unresolved" in str(row["flags"]).split(",") else None
-    size = {"value": f"{number(row['fwhm_maj'], 1.0)} x {number(row['fwhm_min'], 1.0)}"}
-    return [
-        {"value": ra}, {"value": dec},
-        rounded(row, "freq", 1e-9, ".6f") if line else {"value": "-"},
-        rounded(row, "velocity", 1.0, ".1f") if line else {"value": "-"},
-        small or size, {"value": "-"} if small else rounded(row, "pa", 1.0, ".0f"),
-        rounded(row, "line_fwhm", 1.0), rounded(row, "line_flux", 1.0) if line else {"value": "-"},
-        rounded(row, "continuum", 1e3), {"value": number(row["snr_line"], 1.0)},
-        {"value": number(row["snr_continuum"], 1.0)}, {"value": number(row["reliability"], 1.0)},
+    small = "unresolved" in str(row["flags"]).split(",")
+    sizes = [
+        {"value": tables.SIZELESS, "key": 0.0} if small else rounded(row, "fwhm_maj", 1.0, ".3g"),
+        none if small else rounded(row, "fwhm_min", 1.0, ".3g"), none if small else rounded(row, "pa", 1.0, ".0f"),
+    ]  # fmt: skip
+    cells: list[dict[str, Any]] = [
+        {"value": ra, "key": row["ra"]}, {"value": dec, "key": row["dec"]},
+        rounded(row, "freq", 1e-9, ".6f") if line else none,
+        rounded(row, "velocity", 1.0, ".1f") if line else none, *sizes,
+        rounded(row, "line_fwhm", 1.0), rounded(row, "line_flux", 1.0) if line else none,
+        rounded(row, "continuum", 1e3),
+        *({"value": number(row[name], 1.0), "key": row[name]} for name in ("snr_line", "snr_continuum", "reliability")),
         {"value": ", ".join(filter(None, str(row["flags"]).split(",")))},
     ]  # fmt: skip
+    return [cell | {"key": _key(cell.get("key", np.nan))} for cell in cells]
 
 
-def rounded(row: Row, name: str, scale: float, digits: str = ".4g") -> dict[str, str]:
+def _key(value: float) -> str:
+    """What a cell is sorted by: the digits of a number, nothing where there is none."""
+    return f"{float(value):.9g}" if np.isfinite(value) else ""
+
+
+def rounded(row: Row, name: str, scale: float, digits: str = ".4g") -> dict[str, Any]:
     """A cell with the very digits of the table that a run ends with."""
     value, _, error = tables.with_error(float(row[name]) * scale, float(row[f"{name}_err"]) * scale, digits).partition(
         "+-"
     )
-    return {"value": value, "error": error}
+    return {"value": value, "error": error, "key": float(row[name])}
 
 
 def with_error(row: Row, name: str, scale: float) -> dict[str, str]:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from astropy.io.votable import from_table
 from astropy.io.votable.tree import CooSys
 from astropy.table import Column, Table
 
 from casa_deepfocus.products import velocity as velocities
-from casa_deepfocus.products.marks import SOFTWARE
+from casa_deepfocus.products.fitsimages import plain as printable
+from casa_deepfocus.products.marks import MAKER, SOFTWARE
 
 SIZELESS = "point"
 """Size of what is unresolved."""
@@ -77,7 +79,7 @@ def complete(table: Table, frame: str, restfreq: float, convention: str = veloci
 
 
 def write_catalogue(prefix: Path, table: Table) -> None:
-    """Write <prefix>.cat.ecsv and <prefix>.cat.vot."""
+    """Write <prefix>.cat.ecsv, <prefix>.cat.vot and <prefix>.cat.fits."""
     table = table.copy()
     table.meta["software"] = SOFTWARE
     table.write(f"{prefix}.cat.ecsv", format="ascii.ecsv")
@@ -97,6 +99,31 @@ def write_catalogue(prefix: Path, table: Table) -> None:
         if field.name in ("ra", "dec", "ra_max", "dec_max"):
             field.ref = "sky"
     votable.to_xml(f"{prefix}.cat.vot")
+    _write_fits(Path(f"{prefix}.cat.fits"), table)
+
+
+def _write_fits(path: Path, table: Table) -> None:
+    """A binary table, with units, descriptions and UCDs of its columns; the metadata are comments."""
+    plain = table.copy()
+    plain.meta = {}
+    for column in plain.itercols():
+        if column.dtype.kind in "US":
+            column[:] = [printable(str(value)) for value in column]
+    written = fits.table_to_hdu(plain)
+    written.name = "CATALOGUE"
+    for number, name in enumerate(table.colnames, start=1):
+        written.header[f"TUCD{number}"] = UCDS.get(name, "")
+        written.header[f"TCOMM{number}"] = printable(table[name].description or described(name))[:MOST_COMMENT]
+    for key, value in table.meta.items():
+        written.header.add_comment(printable(f"{key} = {value}"))
+    first = fits.PrimaryHDU()
+    first.header["ORIGIN"], first.header["CREATOR"] = MAKER, SOFTWARE
+    first.header["RADESYS"] = str(table.meta.get("radesys", "ICRS"))
+    fits.HDUList([first, written]).writeto(path)
+
+
+MOST_COMMENT = 68
+"""Characters of a text in a FITS header."""
 
 
 def described(name: str) -> str:

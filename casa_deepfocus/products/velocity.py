@@ -47,6 +47,11 @@ def convention_of(veltype: Any) -> str:
     return CASA_NAMES.get(str(veltype).strip().lower(), RADIO)
 
 
+def convention_told(said: Any) -> str:
+    """'radio' or 'optical', of what the metadata of a catalogue say of its velocities."""
+    return OPTICAL if str(said or "").startswith(OPTICAL) else RADIO
+
+
 def velocity(freq: ArrayLike, restfreq: float, convention: str = RADIO) -> NDArray[np.float64]:
     """Velocities [km/s] of frequencies [Hz]; NaN where the rest frequency is not known."""
     freq = np.asarray(freq, dtype=float)

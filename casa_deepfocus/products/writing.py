@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 
 from casa_deepfocus.core.cube import Cube
 from casa_deepfocus.pipeline.state import Result
-from casa_deepfocus.products import completeness, fitsimages, regions, report, tables
+from casa_deepfocus.products import completeness, cutouts, fitsimages, regions, report, tables
 from casa_deepfocus.products.marks import SOFTWARE
+from casa_deepfocus.products.moments import Moments
 
 
-def write_texts(folder: Path, base: str, result: Result, cube: Cube, run: report.Run) -> None:
+def write_texts(
+    folder: Path,
+    base: str,
+    result: Result,
+    cube: Cube,
+    run: report.Run,
+    left: NDArray[np.float32],
+    lines: Moments | None = None,
+) -> None:
     """Write catalogue, regions, summary and report.
 
     Parameters
@@ -29,6 +38,10 @@ def write_texts(folder: Path, base: str, result: Result, cube: Cube, run: report
         Its catalogue is completed (`tables.complete`) where nobody has done so, with radio velocities.
     cube : Cube
     run : report.Run
+    left : (nchan, ny, nx) [Jy/beam]
+        What is left without the sources.
+    lines : Moments, optional
+        Of the lines, for the report.
     """
     table = result.catalogue
     tables.complete(table, cube.frame, cube.restfreq)
@@ -37,28 +50,48 @@ def write_texts(folder: Path, base: str, result: Result, cube: Cube, run: report
         (folder / f"{base}.crtf").write_text(regions.crtf(table, cube), encoding="utf-8")
         (folder / f"{base}.reg").write_text(regions.ds9(table, cube), encoding="utf-8")
     (folder / f"{base}.json").write_text(json.dumps(summary(result, cube, run), indent=1) + "\n", encoding="utf-8")
-    report.write(folder / base, result, cube, run)
+    report.write(folder / base, result, cube, run, left, lines)
     if run.completeness:
         completeness.write(folder / base, run.completeness)
 
 
-def write_fits(folder: Path, base: str, result: Result, cube: Cube, run: report.Run, left: NDArray[np.float32]) -> None:
-    """Write mask, probability map, noise, fitted model and residual as FITS images.
+def write_fits(
+    folder: Path,
+    base: str,
+    result: Result,
+    cube: Cube,
+    run: report.Run,
+    left: NDArray[np.float32],
+    lines: Moments | None = None,
+) -> None:
+    """Write mask, probability map, noise, fitted model, residual and moments as FITS images.
 
     Parameters
     ----------
-    folder, base, result, cube, run
+    folder, base, result, cube, run, left, lines
         As for `write_texts`.
-    left : (nchan, ny, nx) [Jy/beam]
-        What is left without the sources.
     """
     images: list[tuple[str, NDArray, str]] = [
         ("mask", result.mask, ""), ("prob", result.probability, ""),
         ("noise", fitsimages.noise_image(result), "Jy/beam"), ("model", cube.data - left, "Jy/beam"),
-        ("residual", left, "Jy/beam"),
+        ("residual", left, "Jy/beam"), *(() if lines is None else lines.images),
     ]  # fmt: skip
     for ending, pixels, unit in images:
         fitsimages.write(folder / f"{base}.{ending}.fits", pixels, cube, unit, (run.call,))
+
+
+def write_cutouts(
+    folder: Path, base: str, result: Result, cube: Cube, run: report.Run, left: NDArray[np.float32]
+) -> None:
+    """Write a file for each source into the folder <base>.cutouts; nothing where there is none.
+
+    Parameters
+    ----------
+    folder, base, result, cube, run, left
+        As for `write_texts`.
+    """
+    if len(result.catalogue):
+        cutouts.write(folder / f"{base}{cutouts.ENDING}", result, cube, left, run.call)
 
 
 def summary(result: Result, cube: Cube, run: report.Run) -> dict[str, Any]:
