@@ -107,7 +107,7 @@ def test_a_change_costs_one_way_what_it_gives_back_the_other(pair_search):
     assert there == -decision.required(pair_search, Proposal(two, one))
     left = decision.left_beside(pair_search, one[0], two[1])
     assert left == pytest.approx(decision.MISMATCH * (30.0**2 + 9.0**2 * 3.0 / 48)), "a line of 3 channels"
-    assert there == pytest.approx(decision.cost(pair_search, two[1]) + left), "the fainter one is what is added"
+    assert there == pytest.approx(decision.price(pair_search, two[1], one)), "the fainter one is what is added"
     assert there == decision.required(pair_search, Proposal(one, two[::-1])), "in any order"
     assert there > 0.5 * pair_search.limit("line") ** 2
     disc = (component(30.0, 9.0, EXPONENTIAL),)
@@ -162,20 +162,20 @@ def test_new_components_that_lead_astray_are_undone_and_refused(monkeypatch):
     assert all(np.array_equal(values[name], getattr(single, name)) for name in values)
 
 
-def test_a_merger_may_lose_what_the_companion_costs(pair_search):
-    """A proposal's own price counts in the trial as well, one way and the other."""
-    (single,) = pair_search.components
-    (two,) = blends.halves(pair_search, single)[:1]
-    there = Proposal((single,), tuple(two))
-    gain = pair_search.fit.in_place_of([single], two)
-    needed = decision.required(pair_search, there)
-    assert gain > needed > 0.0
-    with decision.trial(pair_search) as attempt:
-        pair_search.components = list(two)
-        pair_search.fit.update_residual(two)
-        assert attempt.pays(there)
-        back = Proposal((single, *two), (single,))
-        pair_search.components = [single]
-        pair_search.fit.update_residual([single])
-        assert attempt.pays() and not attempt.pays(there), "as before is not enough where more must be gained"
-        assert decision.required(pair_search, back) < 0.0
+def test_adding_a_companion_costs_what_leaving_it_out_gives_back():
+    """Else a search would add and merge in turn until its rounds are over."""
+    search = fitted(ONE, [START])
+    (single,) = search.components
+    companion = component(8.0)
+    companion.x, companion.y, companion.chan = single.x + 2.0, single.y, single.chan
+    with decision.trial(search) as attempt:
+        alone = attempt.worth() - search.fit.likelihood([single])
+        search.components.append(companion)
+        both = attempt.worth() - search.fit.likelihood([single, companion])
+    proposal = Proposal((single, companion), (single,))
+    assert both - alone == pytest.approx(decision.required(search, proposal))
+    companion.x += 5.0 * search.beam
+    with decision.trial(search) as attempt:
+        search.components.append(companion)
+        apart = attempt.worth() - search.fit.likelihood([single, companion])
+    assert alone - apart == pytest.approx(0.5 * search.limit("line") ** 2), "apart it costs what a source needs"

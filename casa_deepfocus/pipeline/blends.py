@@ -157,6 +157,6 @@ def adopt(search: Search, proposal: Proposal | None) -> bool:
     with trial(search) as attempt:
         search.components = [c for c in search.components if c not in proposal.old] + list(proposal.new)
         fit_all(search)
-        if all(component in search.components for component in proposal.new) and attempt.pays(proposal):
+        if all(component in search.components for component in proposal.new) and attempt.pays():
             attempt.keep()
     return attempt.kept

@@ -61,11 +61,6 @@ def total_snr(component: Component) -> float:
     return float(np.hypot(component.snr_line * component.has_line, component.snr_cont * component.has_cont))
 
 
-def cost(search: Search, component: Component) -> float:
-    """ln L that one component more must gain beside others within a beam, besides what these leave of themselves."""
-    return 0.5 * (MARGIN * search.limit("line" if component.has_line else "integrated")) ** 2
-
-
 def overlaps(one: Component, other: Component) -> bool:
     """Whether two lines overlap in frequency."""
     near = abs(one.chan - other.chan) < 0.75 * (one.fwhm + other.fwhm)
@@ -86,6 +81,28 @@ def left_beside(search: Search, component: Component, other: Component) -> float
     return MISMATCH * float(line**2 + continuum**2)
 
 
+Limits = tuple[float, float]
+"""SNR that a source needs, with a line and without one."""
+
+
+def price(search: Search, component: Component, beside: Sequence[Component], limits: Limits | None = None) -> float:
+    """ln L that a component must gain, beside those within a beam of it that are brighter.
+
+    What noise gains by the best of all places, channels and widths; beside others a little more, and what they leave
+    of themselves.
+    """
+    limit = (limits or limits_of(search))[not component.has_line]
+    alone = 0.5 * limit**2
+    if not beside:
+        return alone
+    return MARGIN**2 * alone + sum(left_beside(search, one, component) for one in beside)
+
+
+def limits_of(search: Search) -> Limits:
+    """Those of a search as it stands."""
+    return search.limit("line"), search.limit("integrated")
+
+
 def required(search: Search, proposal: Proposal) -> float:
     """ln L that a proposal must gain: what it adds costs, what it does without is given back, by the faintest.
 
@@ -95,9 +112,7 @@ def required(search: Search, proposal: Proposal) -> float:
     more = len(new) - len(old)
     if more:
         fewer, many = (old, new) if more > 0 else (new, old)
-        return float(np.sign(more)) * sum(
-            cost(search, one) + sum(left_beside(search, stays, one) for stays in fewer) for one in many[: abs(more)]
-        )
+        return float(np.sign(more)) * sum(price(search, one, fewer) for one in many[: abs(more)])
     profiles = [sum(one.profile != GAUSSIAN for one in part) for part in (old, new)]
     return PREFERRED * (profiles[1] - profiles[0])
 
@@ -123,29 +138,28 @@ class Trial:
         self._values = [(component, dict(vars(component))) for component in (*search.components, *new)]
         self._sigma, self._weights = search.sigma, search.fit.weights
         self._floor, self._assumed = search.floor, search.assumed
-        self._limits = (search.limit("line"), search.limit("integrated"))
-        self._costs = {id(one): self._cost(one) for one in search.components}
+        self._limits = limits_of(search)
         self._worth = self.worth()
 
-    def worth(self, free: Sequence[Component] = ()) -> float:
-        """ln L of the model as it stands, less what its components cost, all by the noise at the start of the trial.
-
-        A component that other evidence took, fainter than one that stands alone, costs what it has. `free` ones are
-        paid for elsewhere.
-        """
+    def worth(self) -> float:
+        """ln L of the model as it stands, less what its components cost, all by the noise at the start of the trial."""
         components = self.search.components
-        costs = (self._cost(one) for one in components if one not in free)
-        return self.search.fit.likelihood(components, self._weights) - sum(costs)
+        costs = sum(self._cost(component, components) for component in components)
+        return self.search.fit.likelihood(components, self._weights) - costs
 
-    def _cost(self, component: Component) -> float:
-        return 0.5 * min(self._limits[not component.has_line], total_snr(component)) ** 2
+    def _cost(self, component: Component, components: Sequence[Component]) -> float:
+        """The price of a component; one that other evidence took, too faint to stand alone, costs what it has."""
+        snr, reach = total_snr(component), self.search.beam
+        beside = [
+            other for other in components
+            if total_snr(other) > snr and np.hypot(component.x - other.x, component.y - other.y) <= reach
+        ]  # fmt: skip
+        full = price(self.search, component, beside, self._limits)
+        return full if beside and not component.known else min(full, 0.5 * snr**2)
 
-    def pays(self, proposal: Proposal | None = None) -> bool:
-        """Whether the model is worth more than before, or as much; with a proposal, by as much as that must gain."""
-        if proposal is None:
-            return self.worth() >= self._worth - SLACK
-        before = self._worth + sum(self._costs[id(one)] for one in proposal.old)
-        return self.worth(proposal.new) - before >= required(self.search, proposal) - SLACK
+    def pays(self) -> bool:
+        """Whether the model is worth more than before, or as much."""
+        return self.worth() >= self._worth - SLACK
 
     def keep(self) -> None:
         """Do not undo it."""
