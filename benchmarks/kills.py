@@ -149,7 +149,9 @@ def _outcome(before: dict[str, tuple[int, str]], folder: Path, *, killed: bool) 
     if now == before:
         return "old"
     moved = not {inode for inode, _ in before.values()} & {inode for inode, _ in now.values()}
-    complete = set(now) == {f"out{ending}" for ending in outfiles.SUFFIXES}
+    # Moments are of lines, and not every run finds one.
+    moments = {f"out.mom{order}" for order in range(3)}
+    complete = set(now) | moments == {f"out{ending}" for ending in outfiles.SUFFIXES} | moments
     if moved and complete and all(outfiles.ours(str(folder / name)) for name in now) and _readable(folder):
         return "new"
     return f"lost: {len(before)} older products, now {sorted(now)}"

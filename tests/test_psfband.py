@@ -162,3 +162,12 @@ def test_channels_flagged_at_random_have_their_own(one_process):
     assert len(calls) > 3 and "nchan" in calls[-1] and calls[-1]["nchan"] != 1
     np.testing.assert_allclose(np.delete(cube.psf, 5, axis=0), np.delete(psf, 5, axis=0), atol=1e-6)
     assert np.isnan(cube.data[5]).all() or not np.any(cube.data[5])
+
+
+@pytest.mark.parametrize(("folder", "weighting", "can"), [
+    ("/data/run", "briggs", True), ("/data/robust=0.5", "briggs", False), ("/data/my run", "uniform", False),
+    ("/data/#1", "briggs", False), ("/data/robust=0.5", "natural", True),
+])  # fmt: skip
+def test_folders_that_an_outlier_file_cannot_name(folder, weighting, can):
+    widepsf = pytest.importorskip("casa_deepfocus.casa.widepsf")
+    assert widepsf.can_be_asked(folder, {"weighting": weighting}) == can

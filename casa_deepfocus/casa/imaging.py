@@ -135,7 +135,7 @@ def make_images(request: Request, folder: str, log: Log, imager: Imager = tclean
     if grid.centre:
         passed["phasecenter"] = grid.centre
     space.require(folder, space.imaging(grid.nx, grid.ny, _channels(request)), "the images")
-    alone = _field_alone(request)
+    alone = _field_alone(request) and widepsf.can_be_asked(folder, passed)
     wide = name if alone else wide
     if alone:
         passed["imsize"] = [grid.nx, grid.ny]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,15 @@ OWN = 3e-5
 
 PIXELS = 2**18
 """Pixels of a plane that its noise is told from."""
+
+
+UNREADABLE = re.compile(r"[=#\s]")
+"""What tclean's reader of outlier files takes for its own in a name."""
+
+
+def can_be_asked(folder: str, passed: Mapping[str, Any]) -> bool:
+    """Whether tclean can be asked for PSFs in a folder: weights of the field need an outlier file, which names it."""
+    return passed["weighting"] == "natural" or not UNREADABLE.search(os.path.abspath(folder))
 
 
 @dataclass
