@@ -387,7 +387,10 @@ def _inverse(fisher: NDArray) -> NDArray[np.float64]:
     """Inverse of a Fisher matrix; what the data do not constrain at all gets a huge error, not an overflow."""
     scale = 1.0 / np.sqrt(np.maximum(np.diag(fisher), 1e-200))
     outer = np.outer(scale, scale)
-    return np.linalg.pinv(fisher * outer, hermitian=True) * outer
+    values, vectors = np.linalg.eigh(fisher * outer)
+    # A direction in which ln L does not fall says nothing; its inverse would be a negative variance.
+    told = values > len(values) * np.finfo(float).eps * values[-1]
+    return ((vectors[:, told] / values[told]) @ vectors[:, told].T) * outer
 
 
 def _ratio(value: float, error: float) -> float:

@@ -42,6 +42,11 @@ SLACK = 1.0
 other weights move the maximum."""
 
 
+EXACT = 1e-4
+"""Share of ln L that it may be wrong by: what band-limited images have beyond the stamps that it is summed on. Where the
+noise is next to nothing this is more than any source costs, and the guard is as wide."""
+
+
 @dataclass(frozen=True)
 class Proposal:
     """Components that may take the place of others.
@@ -159,7 +164,7 @@ class Trial:
 
     def pays(self) -> bool:
         """Whether the model is worth more than before, or as much."""
-        return self.worth() >= self._worth - SLACK
+        return self.worth() >= self._worth - SLACK - EXACT * abs(self._worth)
 
     def keep(self) -> None:
         """Do not undo it."""

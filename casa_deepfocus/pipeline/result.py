@@ -176,7 +176,8 @@ def _reliabilities(search: Search, components: Sequence[Component], left: Leftov
     if not components:
         return np.empty(0)
     peaks = search.noise_peaks("integrated")
-    scale = peaks.tail_scale(left.deepest)
+    # The floor has the tail of what wrong gains leave in it already: the depth is in its units, as the SNR is.
+    scale = peaks.tail_scale(left.deepest * left.rms / search.floor)
     best = peaks.fitted().reliability([c.snr_cont / search.floor for c in components], scale)
     if search.lines:
         peaks = search.noise_peaks("line")
