@@ -43,8 +43,8 @@ other weights move the maximum."""
 
 
 EXACT = 1e-4
-"""Share of ln L that it may be wrong by: what band-limited images have beyond the stamps that it is summed on. Where the
-noise is next to nothing this is more than any source costs, and the guard is as wide."""
+"""Share of ln L that it may be wrong by: what band-limited images have beyond the stamps that it is summed on. Where
+the noise is next to nothing this is more than any source costs, and the guard is as wide."""
 
 
 @dataclass(frozen=True)
