@@ -109,7 +109,9 @@ def test_a_change_costs_one_way_what_it_gives_back_the_other(pair_search):
     assert left == pytest.approx(decision.MISMATCH * (30.0**2 + 9.0**2 * 3.0 / 48)), "a line of 3 channels"
     assert there == pytest.approx(decision.price(pair_search, two[1], one)), "the fainter one is what is added"
     assert there == decision.required(pair_search, Proposal(one, two[::-1])), "in any order"
-    assert there > 0.5 * pair_search.limit("line") ** 2
+    alone = 0.5 * pair_search.limit("line") ** 2
+    assert there == pytest.approx(decision.MARGIN**2 * alone + left)
+    assert decision.price(pair_search, two[1], ()) == pytest.approx(alone)
     disc = (component(30.0, 9.0, EXPONENTIAL),)
     assert decision.required(pair_search, Proposal(one, disc)) == decision.PREFERRED
     assert decision.required(pair_search, Proposal(disc, one)) == -decision.PREFERRED

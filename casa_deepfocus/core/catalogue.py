@@ -130,10 +130,8 @@ def component_row(component: Component, cube: Cube) -> dict[str, object]:
     shape, spread = transform(source.covariance, turn), operator(turn) @ matrix[2:, 2:] @ operator(turn).T
     x_err = y_err = ra_err = dec_err = np.nan
     if {"x", "y"} <= component.errors.keys():
-        # A place that the data do not hold has a variance that is none; so has its error.
-        with np.errstate(invalid="ignore"):
-            x_err, y_err = np.sqrt(np.diag(matrix)[:2])
-            ra_err, dec_err = np.sqrt(np.diag(turn @ matrix[:2, :2] @ turn.T))
+        x_err, y_err = np.sqrt(np.diag(matrix)[:2])
+        ra_err, dec_err = np.sqrt(np.diag(turn @ matrix[:2, :2] @ turn.T))
     maj, minor, maj_err, min_err = sizes(shape, spread)
     pa = float(covariance_to_shape(shape)[2])
     pa_err = angle_error(shape, spread) if component.fit_shape else np.nan

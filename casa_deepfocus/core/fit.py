@@ -45,9 +45,16 @@ GROWN = 0.1
 beam has it."""
 
 
+AROUND = 1.5
+"""Around a component a fit looks at this much [beam, FWHM], besides its own size: the first sidelobes are there, ..."""
+
+RINGING = 6
+"""... and at so many pixels more: the band-limited image of a point has fallen to 1 / (6 pi), 5 per cent, there."""
+
+
 def stamp_margin(beam_variance: float) -> int:
-    """Pixels around a component that a fit looks at, besides its own size: a beam and a half, and a few."""
-    return int(np.ceil(1.5 * np.sqrt(beam_variance) * FWHM_PER_SIGMA)) + 6
+    """Pixels around a component that a fit looks at, besides its own size; the beam's variance [pixel^2]."""
+    return int(np.ceil(AROUND * np.sqrt(beam_variance) * FWHM_PER_SIGMA)) + RINGING
 
 
 class _Stamp:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import interpolate, ndimage, sparse
 
 ORDER = 5
 """Of the splines that a PSF is scaled with."""
@@ -59,25 +59,20 @@ def spline(psf: NDArray[np.floating]) -> NDArray[np.float32]:
     return ndimage.spline_filter(psf, order=ORDER, output=np.float64, mode="mirror").astype(np.float32)
 
 
+_SPLINE = interpolate.BSpline.basis_element(np.arange(ORDER + 2) - 0.5 * (ORDER + 1), extrapolate=False)
+"""The B-spline of this order about 0; NaN where it has ended."""
+
+
 def _matrix(size: int, at: NDArray[np.float64]) -> sparse.csr_matrix:
     """(len(at), size) values of splines [at pixels `at`] from their coefficients."""
     first = np.floor(at).astype(int) - ORDER // 2
     taps = first[:, None] + np.arange(ORDER + 1)
-    value = _bspline(at[:, None] - taps)
+    value = np.nan_to_num(_SPLINE(at[:, None] - taps))
     # Mirrored about the outermost pixels, as `ndimage.spline_filter` takes the coefficients to be.
     period = 2 * (size - 1)
     column = np.abs((taps + size - 1) % period - (size - 1))
     row = np.repeat(np.arange(len(at)), ORDER + 1)
     return sparse.csr_matrix((value.ravel().astype(np.float32), (row, column.ravel())), shape=(len(at), size))
-
-
-def _bspline(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The quintic B-spline."""
-    r = np.abs(x)
-    near = 11.0 / 20.0 - r**2 / 2.0 + r**4 / 4.0 - r**5 / 12.0
-    middle = 17.0 / 40.0 + 5.0 * r / 8.0 - 7.0 * r**2 / 4.0 + 5.0 * r**3 / 4.0 - 3.0 * r**4 / 8.0 + r**5 / 24.0
-    far = np.maximum(3.0 - r, 0.0) ** 5 / 120.0
-    return np.where(r < 1, near, np.where(r < 2, middle, far))
 
 
 def scaled(

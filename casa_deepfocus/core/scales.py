@@ -24,6 +24,9 @@ PIXELS = 4.0
 LEAST_PIXELS = 64
 """On fewer pixels with data the noise is not measured, and nothing is looked for."""
 
+MOSTLY = 0.5
+"""Share of its pixels from which a coarse pixel is blank: most of it is then known, or not."""
+
 MOST = 16
 """The brightest maxima are looked at, and no more than these."""
 
@@ -89,7 +92,7 @@ class CoarseCube:
         out = np.empty((len(line), *shape), np.float32)
         for chan in range(len(line)):
             plane = line[chan : chan + 1]
-            blank = _means(np.isnan(plane).astype(np.float32), self.step)[0] > 0.5
+            blank = _means(np.isnan(plane).astype(np.float32), self.step)[0] > MOSTLY
             out[chan] = ndimage.gaussian_filter(
                 _means(blank_to_zero(plane), self.step)[0], (sigma, sigma), mode="constant"
             )

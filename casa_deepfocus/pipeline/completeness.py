@@ -43,6 +43,9 @@ LEAST_RESPONSE = 0.2
 NARROWEST, WIDEST = 2.5, 0.1
 """FWHM of lines [channel; share of the band] where none was found, evenly in the logarithm."""
 
+LARGEST = 3.0
+"""FWHM of an artificial source at most [beam]: of found ones that are larger, as complexes are, none is made."""
+
 NEAR = 0.5
 """A match is within this share of the beam's FWHM, and of the line's or one channel: the rule of our scores."""
 
@@ -230,7 +233,7 @@ class _Work:
         y, x = self.places[rng.integers(len(self.places))] + rng.uniform(-0.5, 0.5, 2)
         kind, nchan = self.kinds[index % len(self.kinds)], self.cube.nchan
         size = float(rng.choice(self.sizes)) if self.sizes.size else float(rng.uniform(0.0, self.beam))
-        variance = (min(size, 3.0 * self.beam) / FWHM_PER_SIGMA) ** 2
+        variance = (min(size, LARGEST * self.beam) / FWHM_PER_SIGMA) ** 2
         low, high = NARROWEST, max(NARROWEST, WIDEST * nchan)
         width = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         if self.widths.size:

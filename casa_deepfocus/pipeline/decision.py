@@ -42,11 +42,6 @@ SLACK = 1.0
 other weights move the maximum."""
 
 
-EXACT = 1e-4
-"""Share of ln L that it may be wrong by: what band-limited images have beyond the stamps that it is summed on. Where
-the noise is next to nothing this is more than any source costs, and the guard is as wide."""
-
-
 @dataclass(frozen=True)
 class Proposal:
     """Components that may take the place of others.
@@ -95,6 +90,14 @@ def price(search: Search, component: Component, beside: Sequence[Component], lim
 
     What noise gains by the best of all places, channels and widths; beside others a little more, and what they leave
     of themselves.
+
+    Parameters
+    ----------
+    search : Search
+    component : Component
+    beside : sequence of Component
+    limits : (float, float) [sigma], optional
+        Those of another moment than now.
     """
     limit = (limits or limits_of(search))[not component.has_line]
     alone = 0.5 * limit**2
@@ -164,7 +167,7 @@ class Trial:
 
     def pays(self) -> bool:
         """Whether the model is worth more than before, or as much."""
-        return self.worth() >= self._worth - SLACK - EXACT * abs(self._worth)
+        return self.worth() >= self._worth - SLACK
 
     def keep(self) -> None:
         """Do not undo it."""

@@ -30,8 +30,8 @@ NODES = 32
 """Channels whose PSFs are averaged, at most."""
 
 MOST_SOURCES = 3
-"""Sources outside that are subtracted at most: each further one is fitted to what the others leave.
-"""
+"""Sources outside that are subtracted at most: each further one is fitted to what the others leave."""
+
 MOST_LOOKS = 2
 """How often the residual is searched in vain: before anything is subtracted, and after the brightest are."""
 
