@@ -68,8 +68,9 @@ def test_a_trial_that_is_not_kept_leaves_no_trace(pair_search):
     residual, sigma, weights = search.fit.residual.copy(), search.sigma, search.fit.weights
     with decision.trial(search) as attempt:
         blends.split(search)
-        search.components[0].x += 3.0
-        search.components[0].flags = {"edge"}
+        # Those of the model before, which the split has put aside.
+        objects[0].x += 3.0
+        objects[0].flags = {"edge"}
         search.refused.append(search.components.pop())
         search.sigma = 2.0 * search.sigma
         search.fit.set_noise(search.sigma)
